@@ -1,0 +1,60 @@
+"""From patch features and anchors to maps and scores (AA-CLIP, section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch.nn import functional
+
+Domain = Literal["medical", "industrial"]
+
+LOGIT_SCALE = 100.0
+BLUR: dict[Domain, tuple[int, float]] = {"medical": (9, 1.5), "industrial": (7, 1.0)}
+"""Kernel size and sigma, in patches, of the blur at test time."""
+
+
+def compare_patches(patches: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
+    """Logits (B, 2, h, w), normal then abnormal: 100 times the cosine of patches (B, L, E) and anchors (E, 2) or (B, E, 2)."""
+    logits = LOGIT_SCALE * torch.matmul(patches, anchors)
+    side = round(logits.shape[1] ** 0.5)
+    return logits.transpose(1, 2).reshape(logits.shape[0], 2, side, side)
+
+
+def map_probabilities(patches: torch.Tensor, anchors: torch.Tensor, size: int) -> torch.Tensor:
+    """The training-time map: probabilities (B, 2, size, size) of normal and abnormal."""
+    logits = compare_patches(patches, anchors)
+    logits = functional.interpolate(logits, size=(size, size), mode="bilinear", align_corners=True)
+    return logits.softmax(dim=1)
+
+
+def map_anomaly(patches: torch.Tensor, anchors: torch.Tensor, size: int, domain: Domain = "medical") -> torch.Tensor:
+    """The test-time map of one level: (B, 1, size, size), (abnormal + 1 - normal) / 2 of the logits, blurred, enlarged."""
+    logits = compare_patches(patches, anchors)
+    scores = (logits[:, 1:] + 1.0 - logits[:, :1]) / 2.0
+    return functional.interpolate(blur(scores, *BLUR[domain]), size=(size, size), mode="bilinear", align_corners=True)
+
+
+def sum_levels(
+    levels: Sequence[torch.Tensor], anchors: torch.Tensor, size: int, domain: Domain = "medical"
+) -> torch.Tensor:
+    """The heatmap (B, 1, size, size): the sum of the levels' test-time maps."""
+    return torch.stack([map_anomaly(patches, anchors, size, domain) for patches in levels]).sum(dim=0)
+
+
+def score_detection(detection: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
+    """The detection token's score (B,): (cosine of (B, E) with the abnormal anchor + 1) / 2; in [0, 1]."""
+    abnormal = anchors[..., 1]
+    return ((detection * abnormal).sum(dim=-1) + 1.0) / 2.0
+
+
+def blur(maps: torch.Tensor, kernel_size: int, sigma: float) -> torch.Tensor:
+    """Gaussian blur of (B, 1, h, w) with reflected edges."""
+    offsets = torch.arange(kernel_size, dtype=maps.dtype, device=maps.device) - kernel_size // 2
+    kernel = torch.exp(-(offsets**2) / (2.0 * sigma**2))
+    kernel = kernel / kernel.sum()
+    pad = kernel_size // 2
+    padded = functional.pad(maps, (pad, pad, pad, pad), mode="reflect")
+    rows = functional.conv2d(padded, kernel.view(1, 1, -1, 1))
+    return functional.conv2d(rows, kernel.view(1, 1, 1, -1))

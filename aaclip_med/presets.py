@@ -1,0 +1,100 @@
+"""The tasks: how an organ is cut, windowed and named. Imported by every entry point; needs no torch.
+
+A preset says what the model is shown (plane, window) and what it is told (noun, prompt states). Prompt states and templates
+are those of AA-CLIP (CVPR 2025); its released program calls brain, liver and retina alike "scan".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from aaclip_med.errors import InputError
+
+PlaneName = Literal["axial", "coronal", "sagittal", "native"]
+FidelityName = Literal["reference", "paper"]
+
+PLANES: tuple[PlaneName, ...] = ("axial", "coronal", "sagittal", "native")
+
+NORMAL_STATES = ("{}", "a {}", "the {}")
+ABNORMAL_STATES = ("a damaged {}", "a broken {}", "a {} with flaw", "a {} with defect", "a {} with damage")
+TEMPLATES = ("{}.", "a photo of {}.")
+
+REFERENCE_NOUNS = {
+    "Brain": "scan",
+    "Liver": "scan",
+    "Retina": "scan",
+    "Colon_clinicDB": "colon endoscopy image",
+    "Colon_colonDB": "colon endoscopy image",
+    "Colon_cvc300": "colon endoscopy image",
+    "Colon_Kvasir": "colon endoscopy image",
+}
+"""The nouns of the released program, by the class names of its index files."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """How voxel values become [0, 1].
+
+    kind ``hu``: ``low`` and ``high`` are Hounsfield units. ``percentile``: they are percentiles (0-100) of the foreground,
+    the voxels above the volume's mean. ``as_is``: the full range of the stored type; ``low`` and ``high`` are not used.
+    """
+
+    kind: Literal["hu", "percentile", "as_is"]
+    low: float = 0.0
+    high: float = 0.0
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One task. ``class_name`` is the organ as index files name it; ``noun`` is how the text tower hears of it."""
+
+    name: str
+    title: str
+    modality: str
+    class_name: str
+    noun: str
+    plane: PlaneName
+    window: Window
+    normal_states: tuple[str, ...] = field(default=NORMAL_STATES)
+    abnormal_states: tuple[str, ...] = field(default=ABNORMAL_STATES)
+
+    def noun_for(self, fidelity: FidelityName, class_name: str | None = None) -> str:
+        """The noun to put into the prompts: the released program's own under ``reference``, ours under ``paper``."""
+        if fidelity == "reference":
+            return REFERENCE_NOUNS.get(class_name or self.class_name, REFERENCE_NOUNS[self.class_name])
+        return self.noun
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset("brain-mri", "Brain MRI", "MR", "Brain", "brain MRI", "axial", Window("percentile", 0.5, 99.5)),
+        Preset("liver-ct", "Liver CT", "CT", "Liver", "liver CT", "axial", Window("hu", -200.0, 250.0)),
+        Preset("retinal-oct", "Retinal OCT", "OPT", "Retina", "retinal OCT", "native", Window("as_is")),
+    )
+}
+"""Every preset by name."""
+
+
+def get_preset(name: str) -> Preset:
+    """The preset called ``name``.
+
+    Raises:
+        InputError: no preset has that name.
+    """
+    try:
+        return PRESETS[name]
+    except KeyError:
+        raise InputError(f"unknown preset '{name}'; choose one of {', '.join(PRESETS)}") from None
+
+
+def build_prompts(
+    noun: str,
+    normal_states: tuple[str, ...] = NORMAL_STATES,
+    abnormal_states: tuple[str, ...] = ABNORMAL_STATES,
+) -> tuple[list[str], list[str]]:
+    """The prompt ensembles for ``noun``: (normal, abnormal), each state in each template, states outermost."""
+    normal = [template.format(state.format(noun)) for state in normal_states for template in TEMPLATES]
+    abnormal = [template.format(state.format(noun)) for state in abnormal_states for template in TEMPLATES]
+    return normal, abnormal
