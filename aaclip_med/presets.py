@@ -36,8 +36,9 @@ REFERENCE_NOUNS = {
 class Window:
     """How voxel values become [0, 1].
 
-    kind ``hu``: ``low`` and ``high`` are Hounsfield units. ``percentile``: they are percentiles (0-100) of the foreground,
-    the voxels above the volume's mean. ``as_is``: the full range of the stored type; ``low`` and ``high`` are not used.
+    kind ``hu``: ``low`` and ``high`` are Hounsfield units. ``percentile``: they are percentiles (0-100) of the
+    foreground, the voxels above the background level, which is the median of the voxels not above the volume's mean.
+    ``as_is``: the full range of the stored type, or of 8 or 16 bits by the largest value (no ``low``, no ``high``).
     """
 
     kind: Literal["hu", "percentile", "as_is"]

@@ -1,0 +1,128 @@
+"""Which cases are learned from: few-shot choices and splits by patient, the same for the same seed."""
+
+from __future__ import annotations
+
+import zlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from aaclip_med.data.index import SPLITS, Case, SplitName
+from aaclip_med.data.volumes import PICTURE_ENDINGS
+from aaclip_med.errors import InputError
+
+MAX_NAMED = 10
+
+
+def few_shot(cases: Sequence[Case], shots: int, seed: int) -> list[Case]:
+    """``shots`` normal and ``shots`` abnormal cases of each class, whatever the order of ``cases``.
+
+    A class's choice depends on the seed and on its own cases alone, and the choice of fewer shots is part of the choice
+    of more. Sorted by class, label and place in the draw.
+
+    Raises:
+        InputError: ``shots`` is below 1, or a class has too few normal or abnormal cases.
+    """
+    if shots < 1:
+        raise InputError(f"{shots} shots; take at least 1")
+    groups: dict[str, tuple[list[Case], list[Case]]] = defaultdict(lambda: ([], []))
+    for case in sorted(cases, key=_order):
+        groups[case.class_name][case.label].append(case)
+    chosen = []
+    for class_name, (normal, abnormal) in sorted(groups.items()):
+        if min(len(normal), len(abnormal)) < shots:
+            raise InputError(
+                f"class {class_name} has {len(normal)} normal and {len(abnormal)} abnormal cases, too few for {shots} "
+                "shots of each; add cases or take fewer shots"
+            )
+        rng = np.random.default_rng([seed, zlib.crc32(class_name.encode())])
+        for group in (normal, abnormal):
+            chosen += [group[i] for i in rng.permutation(len(group))[:shots]]
+    return chosen
+
+
+def split_by_patient(
+    cases: Sequence[Case], fractions: tuple[float, float, float] = (0.7, 0.15, 0.15), seed: int = 0
+) -> list[Case]:
+    """The same cases, in the same order, with ``split`` set: all cases of a patient fall into one split.
+
+    ``fractions`` are the shares of patients in train, val and test. Patients with an abnormal case are spread over the
+    splits in the same proportions as patients without. Each split with a share gets a patient, and one with an abnormal
+    case as far as there are enough. Without ``patient`` the image stands for it, see ``patient_of``.
+
+    Raises:
+        InputError: the fractions are not shares of 1, or there are fewer patients than splits.
+    """
+    if len(fractions) != 3 or min(fractions) < 0 or not np.isclose(sum(fractions), 1.0):
+        raise InputError(f"fractions {tuple(fractions)}; give the shares of train, val and test, which sum to 1")
+    abnormal: dict[str, bool] = defaultdict(bool)
+    for case in cases:
+        abnormal[patient_of(case)] |= case.label == 1
+    needed = sum(fraction > 0 for fraction in fractions)
+    if len(abnormal) < needed:
+        raise InputError(
+            f"{len(abnormal)} patients cannot be split over {needed} splits; add some, or name the patient of each case"
+        )
+    rng = np.random.default_rng(seed)
+    ill, well = ([patient for patient in sorted(abnormal) if abnormal[patient] is flag] for flag in (True, False))
+    counts = _apportion(len(abnormal), np.array(fractions))
+    ill_counts = _apportion(len(ill), counts)
+    split_of: dict[str, SplitName] = {}
+    for patients, shares in ((ill, ill_counts), (well, counts - ill_counts)):
+        names = np.repeat(np.arange(len(SPLITS)), shares)
+        split_of |= {patients[i]: SPLITS[n] for i, n in zip(rng.permutation(len(patients)), names, strict=True)}
+    return [replace(case, split=split_of[patient_of(case)]) for case in cases]
+
+
+def check_leaks(cases: Sequence[Case]) -> None:
+    """Make sure that no patient and no image is in two splits. Cases without a split do not count.
+
+    Raises:
+        InputError: one is; the first ten are named.
+    """
+    splits: dict[str, set[SplitName]] = defaultdict(set)
+    for case in cases:
+        if case.split is not None:
+            splits[f"patient {patient_of(case)}"].add(case.split)
+            splits[f"image {case.image_path.resolve()}"].add(case.split)
+    leaks = [
+        f"{what} is in {' and '.join(split for split in SPLITS if split in found)}"
+        for what, found in splits.items()
+        if len(found) > 1
+    ]
+    if leaks:
+        more = f"; and {len(leaks) - MAX_NAMED} more" if len(leaks) > MAX_NAMED else ""
+        raise InputError(f"{'; '.join(leaks[:MAX_NAMED])}{more}; keep each patient in one split")
+
+
+def patient_of(case: Case) -> str:
+    """Who the case is of: its ``patient``; without one a volume's name, or a picture's path.
+
+    Copies of a volume keep its name, whereas pictures are often just numbered, again in each folder.
+    """
+    if case.patient is not None:
+        return case.patient
+    is_picture = case.image_path.name.lower().endswith(PICTURE_ENDINGS)
+    return str(case.image_path.resolve()) if is_picture else case.name
+
+
+def _order(case: Case) -> tuple[str, tuple[int, int]]:
+    return case.image_path.as_posix(), case.slices or (-1, -1)
+
+
+def _apportion(total: int, weights: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Whole numbers in proportion to ``weights`` that sum to ``total``, by largest remainder.
+
+    Where ``total`` allows it, each weight above 0 gets at least 1, taken from the largest.
+    """
+    exact = total * weights / weights.sum()
+    counts: np.ndarray[Any, Any] = np.floor(exact).astype(int)
+    counts[np.argsort(counts - exact, kind="stable")[: total - counts.sum()]] += 1
+    for i in np.flatnonzero((weights > 0) & (counts == 0)):
+        if counts.max() > 1:
+            counts[counts.argmax()] -= 1
+            counts[i] = 1
+    return counts

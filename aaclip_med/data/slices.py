@@ -1,0 +1,139 @@
+"""The slices of many cases, cut and windowed once and kept on disk for the epochs to come."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aaclip_med.data.index import Case
+from aaclip_med.data.planes import SlicePlan, plan_volume
+from aaclip_med.data.volumes import Volume, read_mask, read_volume
+from aaclip_med.data.windowing import apply_window
+from aaclip_med.data.writing import atomic_path
+from aaclip_med.errors import InputError
+from aaclip_med.presets import Preset, get_preset
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class CutCase:
+    """One case as the model sees it.
+
+    images: (S, H, W) or (S, H, W, 3), float32 in [0, 1]; slice s is index s along ``plan.axis`` of the volume.
+    masks: (S, H, W) bool, or None where the index names no mask and the case is not known to be normal.
+    used: the slice numbers that are not empty and within the case's range.
+    """
+
+    volume: Volume
+    plan: SlicePlan
+    images: Array
+    masks: Array | None
+    used: list[int]
+
+
+def cut_volume(volume: Volume, preset: Preset, plane: str | None = None, limits: tuple[int, int] | None = None) -> CutCase:
+    """Cut and window ``volume`` in ``plane`` (default: the preset's), no masks.
+
+    A slice is empty when all its pixels are the same under the window. ``limits``: first and last slice used, inclusive.
+
+    Raises:
+        InputError: the volume does not suit the window, the limits lie outside, or no slice is left.
+    """
+    plan = plan_volume(volume, plane or preset.plane)  # type: ignore[arg-type]
+    images = plan.cut(apply_window(volume, preset.window))
+    first, last = limits or (0, len(images) - 1)
+    if last >= len(images):
+        raise InputError(f"{volume.path}: slices {first} to {last} were asked for, but it has {len(images)} in this plane")
+    flat = images.reshape(len(images), -1)
+    used = [s for s in range(first, last + 1) if flat[s].min() < flat[s].max()]
+    if not used:
+        raise InputError(f"{volume.path}: every slice from {first} to {last} is empty under preset '{preset.name}'")
+    return CutCase(volume, plan, images, None, used)
+
+
+def cut_case(case: Case, preset: Preset) -> CutCase:
+    """Read, cut and window one row of an index, with its mask. The row's own preset and plane come first.
+
+    Raises:
+        InputError: an image or mask cannot be used.
+    """
+    preset = get_preset(case.preset) if case.preset else preset
+    volume = read_volume(case.image_path)
+    cut = cut_volume(volume, preset, case.plane, case.slices)
+    if case.mask_path is not None:
+        masks: Array | None = cut.plan.cut(read_mask(case.mask_path, volume))
+    else:
+        masks = np.zeros(cut.plan.stack_shape, dtype=bool) if case.label == 0 else None
+    return CutCase(volume, cut.plan, cut.images, masks, cut.used)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One slice of a store: its case, its number in the volume, whether its mask holds a lesion."""
+
+    case: Case
+    number: int
+    label: int
+    folder: Path
+
+
+class SliceStore:
+    """Slices with masks, read back from memory-mapped files: a second epoch decodes no volume again.
+
+    A case's files lie in a folder named by its path, size, date, preset and plane, written whole or not at all.
+    """
+
+    def __init__(
+        self, cases: Sequence[Case], preset: Preset, cache: Path, track: Callable[[Iterable[Case]], Iterable[Case]] = iter
+    ) -> None:
+        """Fill ``cache`` with what is not there yet; ``track`` wraps the loop, for a progress bar.
+
+        Raises:
+            InputError: a case cannot be read, or is abnormal and has no mask.
+        """
+        self.preset = preset
+        self.slices: list[Slice] = []
+        for case in track(cases):
+            folder = cache / _key(case, preset)
+            if not (folder / "slices.json").is_file():
+                _write_case(case, preset, folder)
+            stored = json.loads((folder / "slices.json").read_text())
+            self.slices += [Slice(case, number, label, folder) for number, label in stored]
+
+    def image(self, item: Slice) -> Array:
+        """The windowed slice, (1 or 3, H, W), float32 in [0, 1]."""
+        picture = np.load(item.folder / "images.npy", mmap_mode="r")[item.number].astype(np.float32)
+        return picture[None] if picture.ndim == 2 else np.moveaxis(picture, -1, 0)
+
+    def mask(self, item: Slice) -> Array:
+        """The slice's lesion mask, (1, H, W), float32 of 0 and 1."""
+        return np.load(item.folder / "masks.npy", mmap_mode="r")[item.number].astype(np.float32)[None]  # type: ignore[no-any-return]
+
+
+def _key(case: Case, preset: Preset) -> str:
+    def stamp(path: Path | None) -> list[Any]:
+        return [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] if path else []
+
+    chosen = get_preset(case.preset) if case.preset else preset
+    settings = [stamp(case.image_path), stamp(case.mask_path), chosen.name, repr(chosen.window), case.plane, case.slices, case.label]
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]
+
+
+def _write_case(case: Case, preset: Preset, folder: Path) -> None:
+    cut = cut_case(case, preset)
+    if cut.masks is None:
+        raise InputError(f"{case.image_path} is abnormal and has no mask; training needs one (mask_path in its index row)")
+    folder.mkdir(parents=True, exist_ok=True)
+    labels = [[s, int(cut.masks[s].any())] for s in cut.used]
+    for name, array in (("images.npy", cut.images.astype(np.float16)), ("masks.npy", cut.masks)):
+        with atomic_path(folder / name) as path, path.open("wb") as file:
+            np.save(file, np.ascontiguousarray(array))
+    with atomic_path(folder / "slices.json") as path:
+        path.write_text(json.dumps(labels))

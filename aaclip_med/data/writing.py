@@ -1,0 +1,160 @@
+"""Results on disk: whole or not at all, each heatmap in the grid of its scan."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import math
+import os
+import secrets
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from aaclip_med.data.volumes import Volume
+from aaclip_med.errors import OutputError
+
+_GEOMETRY_FIELDS = (
+    *("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
+)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside ``path``, with the same ending, that becomes ``path`` when the block ends well.
+
+    An existing file is replaced only then; after any failure it is as it was and the temporary file is gone. Do nothing
+    but write in the block: every ``OSError`` in it is taken for a failure to write.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise _output_error(path, error) from error
+    finally:
+        _remove(temporary)
+
+
+def write_file(path: str | Path, writer: Callable[[Path], object]) -> None:
+    """Call ``writer`` with a temporary path of the same ending, then move what it wrote to ``path``.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        writer(temporary)
+
+
+def write_heatmap(path: str | Path, heatmap: np.ndarray[Any, Any], like: Volume) -> None:
+    """Write ``heatmap`` (I, J, K) as float32 NIfTI (``.nii.gz``) in the grid of ``like``.
+
+    A NIfTI scan gives its own geometry: stored shape, voxel sizes, units, qform and sform with their codes.
+    Other scans and pictures give an sform with code 1 (scanner) from their affine, in RAS mm. Nothing else of the
+    scan's header is taken over, so no name or note of the patient is.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    if heatmap.shape != like.array.shape[:3]:
+        raise ValueError(f"heatmap of shape {heatmap.shape} for a scan of shape {like.array.shape}")
+    data = np.asarray(heatmap, dtype=np.float32).reshape(like.stored_shape)
+    if like.header is not None:
+        header = nib.Nifti2Header() if isinstance(like.header, nib.Nifti2Header) else nib.Nifti1Header()
+        for name in _GEOMETRY_FIELDS:
+            header[name] = like.header[name]
+        header.set_data_dtype(np.float32)
+        image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+        image = image_class(data, None, header)
+    else:
+        image = nib.Nifti1Image(data, like.affine)
+        image.set_sform(like.affine, code=1)
+        image.header.set_xyzt_units("mm")
+    write_file(path, image.to_filename)
+
+
+def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
+    """Write a table as UTF-8 CSV: one header line, then a line a row with its value of each column.
+
+    Floats have at most 6 significant digits; NaN, None and missing values are empty.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    table = [[_csv_cell(row.get(column)) for column in columns] for row in rows]
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream, lineterminator="\n").writerows([list(columns), *table])
+
+
+def write_json(path: str | Path, content: object) -> None:
+    """Write ``content`` as indented UTF-8 JSON. NaN and infinite numbers become null; numpy values and paths are taken.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    text = json.dumps(_json_value(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def prepare_output_folder(path: str | Path) -> Path:
+    """Create the folder ``path`` if need be and make sure that files can be written into it.
+
+    Raises:
+        OutputError: it cannot be created or written to, or a file has its name.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except (FileExistsError, NotADirectoryError):
+        raise OutputError(f"cannot make the folder {path}: a file is in its place; choose another --out") from None
+    except OSError as error:
+        raise _output_error(path, error) from error
+    return path
+
+
+def _output_error(path: Path, error: OSError) -> OutputError:
+    advice = "free space or choose another --out" if error.errno in _FULL else "choose another --out"
+    return OutputError(f"cannot write {path}: {error.strerror or error}; {advice}")
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
+
+
+def _csv_cell(value: object) -> object:
+    if value is None:
+        return ""
+    if isinstance(value, (float, np.floating)):
+        return "" if math.isnan(value) else f"{value:.6g}"
+    return value
+
+
+def _json_value(value: object) -> object:
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    elif isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, Mapping):
+        return {str(key): _json_value(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json_value(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value

@@ -1,0 +1,57 @@
+"""In which arithmetic the towers run, and on what."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import torch
+
+from aaclip_med.errors import InputError
+
+PrecisionName = Literal["auto", "float32", "bf16", "fp16"]
+
+PRECISIONS: tuple[PrecisionName, ...] = ("auto", "float32", "bf16", "fp16")
+_DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` is the first GPU, else the CPU.
+
+    Raises:
+        InputError: the device is unknown or not on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"unknown device '{name}'; take auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise InputError(f"device '{name}': this machine has {torch.cuda.device_count()} CUDA devices; take auto or cpu")
+    return device
+
+
+def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The autocast type; ``auto`` is bf16 where the processor multiplies it natively, else float32.
+
+    Raises:
+        InputError: the precision is unknown, or fp16 on a CPU.
+    """
+    if precision not in PRECISIONS:
+        raise InputError(f"unknown precision '{precision}'; take one of {', '.join(PRECISIONS)}")
+    if precision == "fp16" and device.type == "cpu":
+        raise InputError("precision 'fp16' needs a GPU; take bf16 or float32 on a CPU")
+    if precision != "auto":
+        return _DTYPES[precision]
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported()
+    else:
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return torch.bfloat16 if native else torch.float32
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[None]:
+    """Autocast to ``dtype`` on ``device``; nothing for float32."""
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)

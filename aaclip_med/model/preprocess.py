@@ -1,0 +1,26 @@
+"""From windowed slices to what the vision tower expects."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+from aaclip_med.model.config import CLIP_MEAN, CLIP_STD
+
+
+def resize_slices(slices: torch.Tensor, size: int) -> torch.Tensor:
+    """Windowed slices (B, C, H, W) in [0, 1] to (B, C, size, size), bicubic with antialiasing, still in [0, 1]."""
+    resized = functional.interpolate(slices, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
+    return resized.clamp(0.0, 1.0)
+
+
+def resize_masks(masks: torch.Tensor, size: int) -> torch.Tensor:
+    """Masks (B, 1, H, W) of 0 and 1 to (B, 1, size, size), nearest neighbour."""
+    return functional.interpolate(masks, size=(size, size), mode="nearest")
+
+
+def normalise_slices(slices: torch.Tensor) -> torch.Tensor:
+    """Slices (B, 1 or 3, H, W) in [0, 1] to (B, 3, H, W) with CLIP's mean and standard deviation taken out."""
+    mean = slices.new_tensor(CLIP_MEAN).view(1, 3, 1, 1)
+    std = slices.new_tensor(CLIP_STD).view(1, 3, 1, 1)
+    return (slices.expand(-1, 3, -1, -1) - mean) / std

@@ -1,0 +1,144 @@
+"""Lesion candidates: the connected hot regions of a heatmap, their place in millimetres, their size in millilitres."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from aaclip_med.errors import InputError
+
+LabelMap = NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One connected region of voxels at or above the threshold.
+
+    Attributes:
+        id: 1 for the highest peak; its value in the label map.
+        centroid_ras: mean position of the voxels (each counting the same, not weighted by heat), RAS mm. It can lie
+            outside a curved region.
+        centroid_voxel: the same as voxel indices (i, j, k), voxel centres at whole numbers.
+        peak_ras: position of the hottest voxel, RAS mm; the first in (i, j, k) order where several tie.
+        volume_ml: voxels times the voxel's volume, millilitres.
+        peak: highest heat in the region.
+        mean: mean heat over the region.
+        first_slice: lowest index along the slice axis, inclusive.
+        last_slice: highest index along the slice axis, inclusive.
+        voxels: number of voxels.
+    """
+
+    id: int
+    centroid_ras: tuple[float, float, float]
+    centroid_voxel: tuple[float, float, float]
+    peak_ras: tuple[float, float, float]
+    volume_ml: float
+    peak: float
+    mean: float
+    first_slice: int
+    last_slice: int
+    voxels: int
+
+
+def find_candidates(
+    heatmap: NDArray[np.floating],
+    threshold: float,
+    affine: NDArray[np.floating],
+    slice_axis: int,
+    minimum_ml: float = 0.0,
+) -> list[Candidate]:
+    """The candidates of ``label_candidates`` without the label map."""
+    return label_candidates(heatmap, threshold, affine, slice_axis, minimum_ml)[0]
+
+
+def label_candidates(
+    heatmap: NDArray[np.floating],
+    threshold: float,
+    affine: NDArray[np.floating],
+    slice_axis: int,
+    minimum_ml: float = 0.0,
+) -> tuple[list[Candidate], LabelMap]:
+    """Connected regions (26 neighbours: faces, edges and corners) with heat >= ``threshold``.
+
+    Args:
+        heatmap: (I, J, K) heat; K is 1 for a picture.
+        threshold: in the heatmap's unit.
+        affine: (4, 4), voxel index (centre) to RAS mm.
+        slice_axis: the array axis (0, 1, 2) along which slices are numbered.
+        minimum_ml: smaller regions are left out.
+
+    Returns:
+        The candidates by falling peak, then falling volume; and the label map (I, J, K), 0 outside and ``Candidate.id``
+        inside, uint16 (int32 where there are more than 65,535 candidates).
+
+    Raises:
+        InputError: the heatmap is not three-dimensional or holds NaN, or an option is out of its range.
+    """
+    _check(heatmap, threshold, affine, slice_axis)
+    voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000.0
+    labels, count = ndimage.label(heatmap >= threshold, structure=np.ones((3, 3, 3), dtype=bool))
+
+    # From here on only the hot voxels are touched.
+    hot = np.flatnonzero(labels)
+    region = labels.reshape(-1)[hot] - 1
+    heat = np.ascontiguousarray(heatmap).reshape(-1)[hot].astype(np.float64)
+    indices = np.unravel_index(hot, heatmap.shape)
+    voxels = np.bincount(region, minlength=count)
+    mean = np.bincount(region, weights=heat, minlength=count) / voxels
+    centroid = np.stack([np.bincount(region, weights=axis, minlength=count) / voxels for axis in indices], axis=1)
+    peak = np.full(count, -np.inf)
+    np.maximum.at(peak, region, heat)
+    peak_at = np.zeros(count, dtype=np.int64)
+    hottest = np.flatnonzero(heat == peak[region])[::-1]
+    peak_at[region[hottest]] = hot[hottest]  # the last assignment, so the first voxel, stays
+    peak_voxel = np.stack(np.unravel_index(peak_at, heatmap.shape), axis=1)
+    spans = [box[slice_axis] for box in ndimage.find_objects(labels)]
+
+    kept = [int(one) for one in np.lexsort((-voxels, -peak)) if voxels[one] * voxel_ml >= minimum_ml]
+    candidates = [
+        Candidate(
+            id=number,
+            centroid_ras=_to_ras(affine, centroid[one]),
+            centroid_voxel=_triple(centroid[one]),
+            peak_ras=_to_ras(affine, peak_voxel[one]),
+            volume_ml=float(voxels[one] * voxel_ml),
+            peak=float(peak[one]),
+            mean=float(mean[one]),
+            first_slice=int(spans[one].start),
+            last_slice=int(spans[one].stop) - 1,
+            voxels=int(voxels[one]),
+        )
+        for number, one in enumerate(kept, start=1)
+    ]
+    dtype = np.dtype(np.uint16 if len(kept) <= np.iinfo(np.uint16).max else np.int32)
+    new_labels = np.zeros(count, dtype=dtype)
+    new_labels[kept] = np.arange(1, len(kept) + 1)
+    label_map: LabelMap = np.zeros(heatmap.shape, dtype=dtype)
+    label_map.reshape(-1)[hot] = new_labels[region]
+    return candidates, label_map
+
+
+def _check(heatmap: NDArray[np.floating], threshold: float, affine: NDArray[np.floating], slice_axis: int) -> None:
+    if heatmap.ndim != 3 or heatmap.size == 0:
+        raise InputError(f"candidates are found in a non-empty (I, J, K) heatmap; got shape {heatmap.shape}")
+    if math.isnan(float(heatmap.min())):
+        raise InputError("the heatmap holds NaN; no candidates can be found in it")
+    if not math.isfinite(threshold):
+        raise InputError(f"the candidate threshold must be a finite number; got {threshold}")
+    if np.shape(affine) != (4, 4) or not np.isfinite(affine).all():
+        raise InputError("the affine must be a (4, 4) array of finite numbers")
+    if slice_axis not in (0, 1, 2):
+        raise InputError(f"the slice axis must be 0, 1 or 2; got {slice_axis}")
+
+
+def _to_ras(affine: NDArray[np.floating], voxel: NDArray[Any]) -> tuple[float, float, float]:
+    return _triple(affine[:3, :3] @ voxel + affine[:3, 3])
+
+
+def _triple(values: NDArray[Any]) -> tuple[float, float, float]:
+    return float(values[0]), float(values[1]), float(values[2])

@@ -1,0 +1,166 @@
+"""Training slices as tensors, and which of them are kept for validation."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from aaclip_med.data.index import Case, read_index
+from aaclip_med.data.sampling import check_leaks, patient_of
+from aaclip_med.data.slices import Slice, SliceStore
+from aaclip_med.errors import InputError
+from aaclip_med.model.preprocess import normalise_slices, resize_masks, resize_slices
+from aaclip_med.presets import FidelityName, get_preset
+from aaclip_med.training.augmentation import Augmentation
+
+VALIDATION_SHARE = 0.2
+FEWEST_PATIENTS = 5
+
+
+class SliceDataset(Dataset[dict[str, Any]]):
+    """Slices of a store: ``image`` (3, S, S) CLIP-normalised, ``mask`` (1, S, S), ``label`` 0 or 1, ``noun``.
+
+    What augmentation draws depends on the seed, the epoch and the slice alone, so an epoch can be run again.
+    """
+
+    def __init__(
+        self,
+        store: SliceStore,
+        slices: Sequence[Slice],
+        image_size: int,
+        fidelity: FidelityName,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.store = store
+        self.slices = slices
+        self.image_size = image_size
+        self.fidelity = fidelity
+        self.augmentation = augmentation
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.slices)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        item = self.slices[position]
+        image = resize_slices(torch.from_numpy(self.store.image(item)).unsqueeze(0), self.image_size)
+        image = image.expand(-1, 3, -1, -1)[0]
+        mask = resize_masks(torch.from_numpy(self.store.mask(item)).unsqueeze(0), self.image_size)[0]
+        if self.augmentation is not None:
+            rng = np.random.default_rng((self.seed, self.epoch, position))
+            image, mask = self.augmentation.apply(image, mask, rng)
+        preset = get_preset(item.case.preset) if item.case.preset else self.store.preset
+        return {
+            "image": normalise_slices(image.unsqueeze(0))[0],
+            "mask": mask,
+            "label": int(mask.any()),
+            "noun": preset.noun_for(self.fidelity, item.case.class_name),
+        }
+
+
+class EpochSampler(Sampler[int]):
+    """Every slice once, in an order that the seed and the epoch decide; tells the dataset the epoch."""
+
+    def __init__(self, dataset: SliceDataset, seed: int = 0) -> None:
+        self.dataset = dataset
+        self.seed = seed
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch to draw next, counted from 1."""
+        self.dataset.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[int]:
+        rng = np.random.default_rng((self.seed, self.dataset.epoch))
+        return iter(rng.permutation(len(self.dataset)).tolist())
+
+
+@dataclass(frozen=True)
+class TrainingSlices:
+    """A store and its two parts. ``split`` says in words how validation was chosen."""
+
+    store: SliceStore
+    train: list[Slice]
+    validation: list[Slice]
+    split: str
+
+
+def gather_slices(
+    index: str | Path,
+    preset: str,
+    cache: str | Path,
+    seed: int = 0,
+    track: Callable[[Iterable[Case]], Iterable[Case]] = iter,
+) -> TrainingSlices:
+    """Read an index for training. Rows of the test split are left out.
+
+    Validation slices are the rows of split ``val``. Without such rows a fifth of the patients is kept for it, drawn by
+    ``seed``; of fewer than five patients, a block of slices of each volume with a gap beside it.
+
+    Raises:
+        InputError: the index or a case is faulty, a patient is in two splits, or no lesion or no slice is left to train on.
+    """
+    cases = [case for case in read_index(index) if case.split != "test"]
+    check_leaks(cases)
+    store = SliceStore(cases, get_preset(preset), Path(cache), track)
+    patients = sorted({patient_of(case) for case in cases})
+    if any(case.split == "val" for case in cases):
+        train = [item for item in store.slices if item.case.split != "val"]
+        validation = [item for item in store.slices if item.case.split == "val"]
+        split = "the index's own val rows"
+    elif len(patients) >= FEWEST_PATIENTS:
+        kept = _draw_patients(store.slices, seed)
+        train = [item for item in store.slices if patient_of(item.case) not in kept]
+        validation = [item for item in store.slices if patient_of(item.case) in kept]
+        split = f"{len(kept)} of {len(patients)} patients"
+    else:
+        train, validation = _hold_blocks(store.slices)
+        split = f"a block of slices of each volume, with a gap: only {len(patients)} patients"
+    if not train or not any(item.label for item in train):
+        raise InputError(f"{index}: no slice with a lesion is left to train on; add abnormal cases with masks")
+    return TrainingSlices(store, train, validation, split)
+
+
+def _draw_patients(slices: Sequence[Slice], seed: int) -> set[str]:
+    """A fifth of the patients with lesions and a fifth of those without."""
+    abnormal: dict[str, bool] = defaultdict(bool)
+    for item in slices:
+        abnormal[patient_of(item.case)] |= bool(item.label)
+    rng = np.random.default_rng(seed)
+    kept: set[str] = set()
+    for kind in (True, False):
+        group = sorted(patient for patient, has_lesion in abnormal.items() if has_lesion is kind)
+        count = round(len(group) * VALIDATION_SHARE) if len(group) > 1 else 0
+        kept |= {group[i] for i in rng.permutation(len(group))[:count]}
+    return kept or {min(abnormal)}
+
+
+def _hold_blocks(slices: Sequence[Slice]) -> tuple[list[Slice], list[Slice]]:
+    """Of each volume the run of a fifth of its slices whose share of lesion slices is nearest to the volume's own."""
+    volumes: dict[Path, list[Slice]] = defaultdict(list)
+    for item in slices:
+        volumes[item.folder].append(item)
+    train, validation = [], []
+    for items in volumes.values():
+        items = sorted(items, key=lambda item: item.number)
+        size, gap = round(len(items) * VALIDATION_SHARE), max(1, len(items) // 40)
+        labels = np.array([item.label for item in items], dtype=float)
+        if size == 0:
+            train += items
+            continue
+        shares = np.convolve(labels, np.ones(size) / size, mode="valid")
+        start = int(np.abs(shares - labels.mean()).argmin())
+        validation += items[start : start + size]
+        train += items[: max(0, start - gap)] + items[start + size + gap :]
+    return train, validation

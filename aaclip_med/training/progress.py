@@ -1,0 +1,123 @@
+"""What a run keeps on disk while it goes on, so that it can be killed at any moment and go on."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import SupervisedTrainer
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from aaclip_med.data.writing import atomic_path
+from aaclip_med.errors import CheckpointError, InputError
+from aaclip_med.model.detector import Detector
+from aaclip_med.training.validation import rank_epoch
+
+
+class StageProgress:
+    """A MONAI handler that writes ``<stage>_last.pt`` and ``<stage>_best.pt`` after each epoch, whole or not at all.
+
+    Everything random depends on the seed and the epoch, so the adapters, the optimiser, the schedule and the epoch are all
+    there is to remember. A run killed anywhere repeats the epoch it was in and ends with the same numbers.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        stage: str,
+        detector: Detector,
+        optimizer: Optimizer,
+        scheduler: LRScheduler,
+        evaluator: Engine | None,
+        settings: dict[str, Any],
+    ) -> None:
+        self.last = Path(folder) / f"{stage}_last.pt"
+        self.best = Path(folder) / f"{stage}_best.pt"
+        self.stage = stage
+        self.detector = detector
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.evaluator = evaluator
+        self.settings = settings
+        self.best_score = math.nan
+        self.best_epoch = 0
+        self.history: list[dict[str, Any]] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Save after each epoch; attach it after the validation handler."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+
+    def save(self, engine: SupervisedTrainer) -> None:
+        """Write the epoch that has just ended; the best one too where it is the best so far."""
+        metrics = dict(self.evaluator.state.metrics) if self.evaluator is not None else {}
+        score = rank_epoch(metrics)
+        loss = float(engine.state.output["loss"])
+        self.history.append({"epoch": engine.state.epoch, "loss": loss, **metrics})
+        adapters = self.detector.adapter_state()
+        if math.isnan(score) or math.isnan(self.best_score) or score > self.best_score:
+            self.best_score, self.best_epoch = score, engine.state.epoch
+            self._write(self.best, {"adapters": adapters})
+        self._write(
+            self.last,
+            {
+                "adapters": adapters,
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict(),
+                "scaler": engine.scaler.state_dict() if engine.scaler else {},
+                "iteration": engine.state.iteration,
+                "epoch": engine.state.epoch,
+                "best_score": self.best_score,
+                "best_epoch": self.best_epoch,
+                "history": self.history,
+                "settings": self.settings,
+            },
+        )
+
+    def resume(self, engine: SupervisedTrainer) -> bool:
+        """Take up the last epoch written, if there is one; True when the stage is already complete.
+
+        Raises:
+            InputError: the folder holds a run with other settings.
+            CheckpointError: the file is damaged.
+        """
+        if not self.last.is_file():
+            return False
+        stored = self._read(self.last)
+        if stored["settings"] != self.settings:
+            changed = sorted(key for key in self.settings if stored["settings"].get(key) != self.settings[key])
+            raise InputError(
+                f"{self.last.parent} holds a run with other settings ({', '.join(changed) or 'fewer of them'}); choose another "
+                "--out, or delete that folder"
+            )
+        self._load_adapters(stored)
+        self.optimizer.load_state_dict(stored["optimizer"])
+        self.scheduler.load_state_dict(stored["scheduler"])
+        if engine.scaler:
+            engine.scaler.load_state_dict(stored["scaler"])
+        self.best_score, self.best_epoch = stored["best_score"], stored["best_epoch"]
+        self.history = stored["history"]
+        engine.state.epoch, engine.state.iteration = stored["epoch"], stored["iteration"]
+        return bool(stored["epoch"] >= engine.state.max_epochs)
+
+    def load_best(self) -> None:
+        """Put the best epoch's adapters into the detector."""
+        self._load_adapters(self._read(self.best))
+
+    def _load_adapters(self, stored: dict[str, Any]) -> None:
+        self.detector.load_state_dict({**self.detector.state_dict(), **stored["adapters"]})
+
+    def _write(self, path: Path, content: dict[str, Any]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as temporary:
+            torch.save(content, temporary)
+
+    def _read(self, path: Path) -> dict[str, Any]:
+        try:
+            stored: dict[str, Any] = torch.load(path, map_location=self.detector.device, weights_only=True)
+        except (OSError, RuntimeError, EOFError, ValueError) as error:
+            raise CheckpointError(f"{path}: cannot be read; delete it to start this stage again") from error
+        return stored

@@ -1,0 +1,56 @@
+"""How long and how fast each stage learns. Needs no torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class StageRecipe:
+    """One stage. ``epochs`` passes over the slices; or, where 0, as many as come nearest to ``steps`` optimiser steps.
+
+    ``milestones``: the steps at which the learning rate is halved. ``warmup``: steps of linear warm-up.
+    """
+
+    learning_rate: float
+    batch_size: int
+    epochs: int = 0
+    steps: int = 0
+    milestones: tuple[int, ...] = ()
+    warmup: int = 0
+
+    def count_epochs(self, slices: int) -> int:
+        """Passes over ``slices`` training slices."""
+        return self.epochs or max(1, round(self.steps / math.ceil(slices / self.batch_size)))
+
+    def scale_rate(self, step: int) -> float:
+        """The factor on the learning rate at optimiser step ``step``, counted from 0."""
+        warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        return float(warm * 0.5 ** sum(step >= milestone for milestone in self.milestones))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Both stages."""
+
+    text: StageRecipe
+    image: StageRecipe
+
+
+PUBLISHED = Recipe(
+    text=StageRecipe(learning_rate=1e-5, batch_size=16, epochs=5),
+    image=StageRecipe(learning_rate=5e-4, batch_size=2, epochs=20, milestones=(16_000, 32_000)),
+)
+"""AA-CLIP's own (CVPR 2025, section 4.1), for pretrained towers."""
+
+TINY = Recipe(
+    text=StageRecipe(learning_rate=1e-3, batch_size=8, steps=30),
+    image=StageRecipe(learning_rate=1e-3, batch_size=8, steps=400, milestones=(200, 320), warmup=20),
+)
+"""For the embedded tower, whose weights are random and whose adapters must learn more."""
+
+
+def find_recipe(backbone: object) -> Recipe:
+    """The recipe that suits a backbone."""
+    return TINY if backbone == "tiny" else PUBLISHED
