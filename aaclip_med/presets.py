@@ -1,7 +1,7 @@
 """The tasks: how an organ is cut, windowed and named. Imported by every entry point; needs no torch.
 
-A preset says what the model is shown (plane, window) and what it is told (noun, prompt states). Prompt states and templates
-are those of AA-CLIP (CVPR 2025); its released program calls brain, liver and retina alike "scan".
+A preset says what the model is shown (plane, window) and what it is told (noun, prompt states). Prompt states and
+templates are those of AA-CLIP (CVPR 2025); its released program calls brain, liver and retina alike "scan".
 """
 
 from __future__ import annotations

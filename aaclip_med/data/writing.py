@@ -58,12 +58,12 @@ def write_file(path: str | Path, writer: Callable[[Path], object]) -> None:
         writer(temporary)
 
 
-def write_heatmap(path: str | Path, heatmap: np.ndarray[Any, Any], like: Volume) -> None:
+def write_heatmap(path: str | Path, heatmap: np.ndarray[Any, Any], like: Volume, note: str = "") -> None:
     """Write ``heatmap`` (I, J, K) as float32 NIfTI (``.nii.gz``) in the grid of ``like``.
 
     A NIfTI scan gives its own geometry: stored shape, voxel sizes, units, qform and sform with their codes.
     Other scans and pictures give an sform with code 1 (scanner) from their affine, in RAS mm. Nothing else of the
-    scan's header is taken over, so no name or note of the patient is.
+    scan's header is taken over, so no name or note of the patient is. ``note`` (79 characters) becomes the description.
 
     Raises:
         OutputError: the file cannot be written.
@@ -82,6 +82,7 @@ def write_heatmap(path: str | Path, heatmap: np.ndarray[Any, Any], like: Volume)
         image = nib.Nifti1Image(data, like.affine)
         image.set_sform(like.affine, code=1)
         image.header.set_xyzt_units("mm")
+    image.header["descrip"] = note[:79].encode("ascii", "replace")
     write_file(path, image.to_filename)
 
 

@@ -16,6 +16,7 @@ from safetensors.torch import save
 from aaclip_med import __version__
 from aaclip_med.errors import CheckpointError, InputError
 from aaclip_med.model.config import DetectorConfig
+from aaclip_med.model.weights import hash_state
 from aaclip_med.presets import PRESETS
 
 FORMAT = "aaclip-med/1"
@@ -45,6 +46,11 @@ class Checkpoint:
     def is_demo(self) -> bool:
         """Whether every output made with it must be marked as a demonstration."""
         return bool(self.provenance.get("demo"))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the adapters' tensors."""
+        return hash_state(self.tensors)
 
     def to_bytes(self) -> bytes:
         """The file's content, safetensors with JSON under ``aaclip_med`` in its metadata."""

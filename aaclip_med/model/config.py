@@ -23,8 +23,8 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 TINY_TOWER: dict[str, Any] = {
     "embed_dim": 128,
-    "vision_cfg": {"image_size": 168, "layers": 12, "width": 192, "head_width": 64, "patch_size": 14},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 128, "heads": 2, "layers": 6},
+    "vision_cfg": {"image_size": 160, "layers": 8, "width": 192, "head_width": 64, "patch_size": 10},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 128, "heads": 2, "layers": 4},
     "quick_gelu": False,
 }
 """The embedded tower, in open_clip's configuration format: for trying the software, not for patients."""

@@ -15,7 +15,7 @@ from aaclip_med.training.losses import ORTHOGONALITY_WEIGHT, detection_loss, ort
 
 
 class StagePrediction(NamedTuple):
-    """levels: patch features (B, L, E); anchors: (B, E, 2); detection: (B, E). All float32."""
+    """levels: patch features (B, L, E); anchors: (B, E, 2); detection: (B, E). In full precision, never bf16 or fp16."""
 
     levels: list[torch.Tensor]
     anchors: torch.Tensor
@@ -36,8 +36,8 @@ class TextStage(nn.Module):
             with torch.no_grad():
                 features = self.detector.encode_value_image(images)
             named = {noun: self.detector.encode_noun(noun) for noun in dict.fromkeys(nouns)}
-        anchors = torch.stack([named[noun] for noun in nouns]).float()
-        return StagePrediction([level.float() for level in features.levels], anchors, features.detection.float())
+        anchors = torch.stack([_full(named[noun]) for noun in nouns])
+        return StagePrediction([_full(level) for level in features.levels], anchors, _full(features.detection))
 
 
 class ImageStage(nn.Module):
@@ -50,10 +50,10 @@ class ImageStage(nn.Module):
         self._anchors: dict[str, torch.Tensor] = {}
 
     def anchors(self, noun: str) -> torch.Tensor:
-        """The fixed anchors (E, 2) of ``noun``, in float32."""
+        """The fixed anchors (E, 2) of ``noun``, in full precision."""
         if noun not in self._anchors:
             with torch.no_grad():
-                self._anchors[noun] = self.detector.encode_noun(noun).float()
+                self._anchors[noun] = _full(self.detector.encode_noun(noun))
         return self._anchors[noun]
 
     def forward(self, images: torch.Tensor, nouns: Sequence[str]) -> StagePrediction:
@@ -61,7 +61,7 @@ class ImageStage(nn.Module):
         anchors = torch.stack([self.anchors(noun) for noun in nouns])
         with autocast(images.device, self.dtype):
             features = self.detector.encode_image(images)
-        return StagePrediction([level.float() for level in features.levels], anchors, features.detection.float())
+        return StagePrediction([_full(level) for level in features.levels], anchors, _full(features.detection))
 
 
 class TextLoss:
@@ -87,6 +87,10 @@ class ImageLoss:
         """``target``: mask (B, 1, S, S) and label (B,)."""
         segmentation = _segmentation(prediction.levels, prediction.anchors, target["mask"])
         return segmentation + detection_loss(prediction.detection, prediction.anchors, target["label"])
+
+
+def _full(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
 def _segmentation(levels: Sequence[torch.Tensor], anchors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,164 @@
+"""What each command does, in the library's own words."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from aaclip_med.cli.main import SOME_FAILED
+from aaclip_med.data.index import Case, build_index, read_index, write_index
+from aaclip_med.data.sampling import few_shot, split_by_patient
+from aaclip_med.data.writing import prepare_output_folder, write_json
+from aaclip_med.errors import InputError
+
+
+def run_score(options: argparse.Namespace) -> int:
+    """Heatmaps and tables."""
+    from aaclip_med.data.volumes import find_images
+    from aaclip_med.inference.folder import score_folder
+
+    find_images(options.inputs)
+    prepare_output_folder(options.out)
+    predictor = _load(options)
+    result = score_folder(
+        options.inputs, predictor, options.out, options.plane, options.threshold, options.minimum_ml, _list_options(options), _track
+    )
+    for row in result.volumes:
+        if row["status"] != "ok":
+            print(f"aaclip-med: failed: {row['error']}", file=sys.stderr)
+    done = len(result.volumes) - result.failed
+    print(f"{done} of {len(result.volumes)} cases scored, {len(result.lesions)} candidates; {predictor.note}; see {options.out}")
+    return SOME_FAILED if result.failed else 0
+
+
+def run_train(options: argparse.Namespace) -> int:
+    """Both stages."""
+    from aaclip_med.training.bundle import train
+
+    read_index(options.index)
+    prepare_output_folder(options.out)
+    for name in ("text_epochs", "image_epochs", "text_batch_size", "image_batch_size"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(options, name)}: take 1 or more")
+    names = (
+        "preset", "backbone", "weights", "image_size", "adapters", "fidelity", "activation", "stage_one_levels",
+        "value_attention", "text_epochs", "image_epochs", "text_batch_size", "image_batch_size", "seed", "workers", "device",
+        "precision",
+    )  # fmt: skip
+    overrides: dict[str, Any] = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    overrides |= {"index": options.index, "output_dir": options.out, "augment": not options.no_augmentation}
+    print(train(overrides))
+    return 0
+
+
+def run_calibrate(options: argparse.Namespace) -> int:
+    """Calibration, stored."""
+    from aaclip_med.inference.calibrating import calibrate, store_calibration
+    from aaclip_med.model.checkpoint import find_checkpoint
+
+    cases = read_index(options.index)
+    path = options.out or (None if options.adapters in ("demo", "none") else find_checkpoint(options.adapters, options.preset))
+    if path is None:
+        raise InputError(f"adapters '{options.adapters}' cannot be written to; say where with --out FILE")
+    prepare_output_folder(Path(path).absolute().parent)
+    predictor = _load(options)
+    calibration = calibrate(cases, predictor, _track)
+    store_calibration(predictor, calibration, path)
+    print(f"calibrated on {calibration.n_volumes} normal volumes, {calibration.n_voxels:,} voxels: {path}")
+    if calibration.caveat:
+        print(f"note: {calibration.caveat}")
+    return 0
+
+
+def run_evaluate(options: argparse.Namespace) -> int:
+    """Figures."""
+    from aaclip_med.inference.evaluation import evaluate_cases
+    from aaclip_med.inference.folder import describe_run
+
+    cases = [case for case in read_index(options.index) if options.split in (None, case.split)]
+    if not cases:
+        raise InputError(f"{options.index}: no row of split '{options.split}'")
+    out = prepare_output_folder(options.out)
+    predictor = _load(options)
+    evaluation = evaluate_cases(cases, predictor, _track)
+    write_json(out / "metrics.json", evaluation.to_json() | {"run": describe_run(predictor)})
+    for name, figure in evaluation.figures.items():
+        print(f"{name:13} {f'undefined: {figure.reason}' if math.isnan(figure.value) else f'{figure.value:.4f}'}")
+    for failure in evaluation.failures:
+        print(f"aaclip-med: failed: {failure['error']}", file=sys.stderr)
+    return SOME_FAILED if evaluation.failures else 0
+
+
+def run_index(options: argparse.Namespace) -> int:
+    """Index files."""
+    if options.action == "build":
+        cases = build_index(
+            options.folder,
+            options.preset,
+            unlabelled_are_normal=options.unlabelled_are_normal,
+            patient_pattern=options.patient_pattern,
+        )
+    else:
+        cases = read_index(options.index)
+    if options.action == "few-shot":
+        cases = few_shot(cases, options.shots, options.seed)
+    elif options.action == "split":
+        cases = split_by_patient(cases, tuple(options.fractions), options.seed)
+    if options.action != "check":
+        prepare_output_folder(Path(options.out).absolute().parent)
+        write_index(cases, options.out)
+    print(_summarise(cases))
+    return 0
+
+
+def run_demo(options: argparse.Namespace) -> int:
+    """The embedded demonstration."""
+    from aaclip_med.demo import run_demo as run
+    from aaclip_med.presets import PRESETS
+
+    presets = list(PRESETS) if options.preset == "all" else [options.preset]
+    results = run(presets, options.out, seed=options.seed)
+    names = ("pixel_auroc", "image_auroc", "volume_auroc", "intensity_pixel_auroc", "intensity_image_auroc")
+    print(f"{'':12}" + "".join(f"{name:>23}" for name in names))
+    for preset in presets:
+        print(f"{preset:12}" + "".join(f"{results[preset][name]:23.3f}" for name in names))
+    print(f"{results['note']}\nsee {options.out}")
+    return 0
+
+
+def _load(options: argparse.Namespace) -> Any:
+    from aaclip_med.inference.predictor import load_predictor
+
+    return load_predictor(
+        options.adapters,
+        options.preset,
+        options.backbone,
+        options.weights,
+        options.image_size,
+        options.fidelity,
+        options.device,
+        options.precision,
+        options.batch_size,
+        getattr(options, "domain", "medical"),
+    )
+
+
+def _track(cases: Sequence[Any]) -> Iterable[Any]:
+    return tqdm(cases, unit="case", file=sys.stderr)
+
+
+def _list_options(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: value for name, value in vars(options).items() if name not in ("command", "inputs", "out")}
+
+
+def _summarise(cases: Sequence[Case]) -> str:
+    abnormal = sum(case.label for case in cases)
+    splits = {split: sum(case.split == split for case in cases) for split in ("train", "val", "test")}
+    parts = ", ".join(f"{count} {split}" for split, count in splits.items() if count)
+    return f"{len(cases)} cases: {len(cases) - abnormal} normal, {abnormal} abnormal" + (f" ({parts})" if parts else "")

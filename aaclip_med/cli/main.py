@@ -1,0 +1,162 @@
+"""The ``aaclip-med`` command. Imports nothing heavy before it knows what to do."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from aaclip_med import __version__
+from aaclip_med.errors import AaclipError, OutputError
+from aaclip_med.presets import PLANES, PRESETS
+
+SOME_FAILED = 1
+INTERRUPTED = 130
+FIDELITIES = ("reference", "paper")
+PRECISIONS = ("auto", "float32", "bf16", "fp16")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="aaclip-med",
+        description="Lesion heatmaps without lesion labels: AA-CLIP for medical volumes. For research, not for clinical use.",
+        epilog="exit codes: 0 done, 1 some cases failed, 2 bad input or option, 3 cannot write",
+    )
+    parser.add_argument("--version", action="version", version=f"aaclip-med {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_score(commands)
+    _add_train(commands)
+    _add_calibrate(commands)
+    _add_evaluate(commands)
+    _add_index(commands)
+    _add_demo(commands)
+    return parser
+
+
+Commands = argparse._SubParsersAction  # type: ignore[type-arg]
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("model")
+    group.add_argument(
+        "--adapters", required=True, help="an adapters.safetensors, a folder with the released pair, 'demo', or 'none' (zero-shot)"
+    )
+    group.add_argument("--preset", choices=PRESETS, help="the task (default: the one the adapters were trained for)")
+    group.add_argument("--backbone", help="an open_clip ViT or 'tiny'; only without an adapters file")
+    group.add_argument("--weights", help="the tower's weights, a tag or a file (default: those the adapters name)")
+    group.add_argument("--image-size", type=int, metavar="PIXELS", help="side of the square the slices are resized to")
+    group.add_argument("--fidelity", choices=FIDELITIES, help="only without an adapters file")
+    _add_hardware(group, "float32")
+    group.add_argument("--batch-size", type=int, default=16, metavar="N", help="slices at once (default 16)")
+
+
+def _add_hardware(group: argparse._ArgumentGroup, precision: str) -> None:
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N (default auto)")
+    group.add_argument("--precision", choices=PRECISIONS, default=precision, help=f"default {precision}")
+
+
+def _add_score(commands: Commands) -> None:
+    command = commands.add_parser("score", help="heatmaps and tables for files and folders")
+    command.add_argument("inputs", nargs="+", metavar="INPUT", help="NIfTI, NRRD, MHA or picture files, or folders of them")
+    command.add_argument("--out", required=True, metavar="DIR")
+    command.add_argument("--plane", choices=PLANES, help="default: the preset's")
+    command.add_argument("--threshold", type=float, help="heat at which a candidate begins (default 0.999 calibrated, else 0.5)")
+    command.add_argument("--minimum-ml", type=float, default=0.0, metavar="ML", help="smallest candidate (default 0)")
+    _add_model(command)
+
+
+def _add_train(commands: Commands) -> None:
+    command = commands.add_parser("train", help="both stages, through the MONAI bundle; run it again to go on after a crash")
+    command.add_argument("--index", required=True, metavar="JSONL", help="cases with masks")
+    command.add_argument("--out", required=True, metavar="DIR", help="gets adapters.safetensors")
+    command.add_argument("--preset", choices=PRESETS, required=True)
+    command.add_argument("--backbone", default="ViT-L-14-336", help="an open_clip ViT (default ViT-L-14-336), or 'tiny'")
+    command.add_argument("--weights", help="an open_clip tag or a file (default: openai; tiny has its own)")
+    command.add_argument("--image-size", type=int, metavar="PIXELS", help="default 518 for ViT-L-14-336, else the tower's own")
+    command.add_argument("--adapters", help="adapters to start from (default: fresh ones)")
+    command.add_argument("--fidelity", choices=FIDELITIES, help="default reference")
+    command.add_argument("--activation", choices=("gelu", "quick_gelu", "as_trained"), help="default: as the fidelity says")
+    command.add_argument("--stage-one-levels", choices=("last", "all"), help="default: as the fidelity says")
+    command.add_argument("--value-attention", choices=("across_batch", "across_positions"), help="default: as the fidelity says")
+    command.add_argument("--text-epochs", type=int, metavar="N")
+    command.add_argument("--image-epochs", type=int, metavar="N")
+    command.add_argument("--text-batch-size", type=int, metavar="N")
+    command.add_argument("--image-batch-size", type=int, metavar="N")
+    command.add_argument("--no-augmentation", action="store_true")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--workers", type=int, default=0, metavar="N", help="loader processes (default 0)")
+    _add_hardware(command.add_argument_group("hardware"), "auto")
+
+
+def _add_calibrate(commands: Commands) -> None:
+    command = commands.add_parser("calibrate", help="learn from normal cases what is usual; stored in the adapters file")
+    command.add_argument("--index", required=True, metavar="JSONL", help="its normal rows are used; none may have been trained on")
+    command.add_argument("--out", metavar="FILE", help="default: the adapters file itself")
+    _add_model(command)
+
+
+def _add_evaluate(commands: Commands) -> None:
+    command = commands.add_parser("evaluate", help="pixel, image and volume figures against masks")
+    command.add_argument("--index", required=True, metavar="JSONL")
+    command.add_argument("--out", required=True, metavar="DIR", help="gets metrics.json")
+    command.add_argument("--split", choices=("train", "val", "test"), help="only the rows of this split")
+    command.add_argument("--domain", choices=("medical", "industrial"), default="medical", help="the released program's two protocols")
+    _add_model(command)
+
+
+def _add_index(commands: Commands) -> None:
+    index = commands.add_parser("index", help="make, check, sample and split index files")
+    actions = index.add_subparsers(dest="action", required=True, metavar="ACTION")
+    build = actions.add_parser("build", help="from a folder of volumes with masks")
+    build.add_argument("folder")
+    build.add_argument("--preset", choices=PRESETS, required=True)
+    build.add_argument("--unlabelled-are-normal", action="store_true", help="take images without a mask for normal")
+    build.add_argument("--patient-pattern", metavar="REGEX", help="its one group is the patient in a file's name")
+    check = actions.add_parser("check", help="read every row and say what is wrong")
+    few = actions.add_parser("few-shot", help="k normal and k abnormal cases of each class")
+    few.add_argument("--shots", type=int, required=True, metavar="K")
+    split = actions.add_parser("split", help="train, val and test by patient")
+    split.add_argument("--fractions", type=float, nargs=3, default=(0.7, 0.15, 0.15), metavar=("TRAIN", "VAL", "TEST"))
+    for action in (check, few, split):
+        action.add_argument("index", metavar="JSONL")
+    for action in (few, split):
+        action.add_argument("--seed", type=int, default=0)
+    for action in (build, few, split):
+        action.add_argument("--out", required=True, metavar="JSONL")
+
+
+def _add_demo(commands: Commands) -> None:
+    command = commands.add_parser("demo", help="draw phantoms, train, calibrate, score, evaluate; offline, in minutes")
+    command.add_argument("--out", required=True, metavar="DIR")
+    command.add_argument("--preset", choices=(*PRESETS, "all"), default="brain-mri", help="default brain-mri")
+    command.add_argument("--seed", type=int, default=7)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    options = build_parser().parse_args(arguments)
+    try:
+        from aaclip_med.cli import commands
+
+        return int(getattr(commands, f"run_{options.command}")(options))
+    except AaclipError as error:
+        return _complain(str(error), error.exit_code)
+    except OSError as error:
+        return _complain(f"{error.filename or 'a file'}: {error.strerror or error}", OutputError.exit_code)
+    except MemoryError:
+        return _complain("out of memory; take a smaller --batch-size or --image-size", 2)
+    except KeyboardInterrupt:
+        return _complain("interrupted; a training run goes on when started again", INTERRUPTED)
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"aaclip-med: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def run() -> None:
+    """Entry point of the installed command and of ``python -m aaclip_med``."""
+    os.environ.setdefault("KMP_WARNINGS", "0")
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""Scoring of many files: heatmaps, tables and the run's own account."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from aaclip_med import __version__
+from aaclip_med.data.index import unique_names
+from aaclip_med.data.slices import CutCase, cut_volume
+from aaclip_med.data.volumes import find_images, read_volume
+from aaclip_med.data.writing import prepare_output_folder, write_csv, write_heatmap, write_json
+from aaclip_med.errors import AaclipError, OutputError
+from aaclip_med.inference.predictor import Prediction, Predictor
+from aaclip_med.scoring.candidates import Candidate, find_candidates
+
+CALIBRATED_THRESHOLD = 0.999
+UNCALIBRATED_THRESHOLD = 0.5
+
+VOLUME_COLUMNS = (
+    "case", "score", "p_value", "candidates", "candidates_ml", "peak_slice", "slices", "spacing_mm", "orientation",
+    "preset", "calibrated", "demonstration", "seconds", "status", "error",
+)  # fmt: skip
+SLICE_COLUMNS = ("case", "slice", "score", "detection_score", "calibrated", "demonstration")
+LESION_COLUMNS = (
+    "case", "lesion", "x_ras_mm", "y_ras_mm", "z_ras_mm", "i", "j", "k", "volume_ml", "peak", "mean", "first_slice",
+    "last_slice", "voxels", "calibrated", "demonstration",
+)  # fmt: skip
+
+Track = Callable[[Sequence[Any]], Iterable[Any]]
+
+
+@dataclass
+class FolderResult:
+    """The tables' rows, and how many cases failed."""
+
+    volumes: list[dict[str, Any]] = field(default_factory=list)
+    slices: list[dict[str, Any]] = field(default_factory=list)
+    lesions: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def failed(self) -> int:
+        """Cases without a heatmap."""
+        return sum(row["status"] != "ok" for row in self.volumes)
+
+
+def score_folder(
+    inputs: Sequence[str | Path],
+    predictor: Predictor,
+    out: str | Path,
+    plane: str | None = None,
+    threshold: float | None = None,
+    minimum_ml: float = 0.0,
+    settings: dict[str, Any] | None = None,
+    track: Track = iter,
+) -> FolderResult:
+    """Score files and folders into ``out``: ``heatmaps/``, ``volumes.csv``, ``slices.csv``, ``lesions.csv``, ``run.json``.
+
+    A case that cannot be scored gets a row with its error and does not stop the rest.
+
+    Raises:
+        InputError: an input path is missing or holds no image.
+        OutputError: the folder cannot be written to.
+    """
+    paths = find_images(inputs)
+    names = unique_names(paths)
+    out = prepare_output_folder(out)
+    prepare_output_folder(out / "heatmaps")
+    if threshold is None:
+        threshold = CALIBRATED_THRESHOLD if predictor.calibration else UNCALIBRATED_THRESHOLD
+    marks = {"calibrated": predictor.calibration is not None, "demonstration": predictor.is_demo}
+    result = FolderResult()
+    started = time.time()
+    for path, name in track(list(zip(paths, names, strict=True))):
+        clock = time.perf_counter()
+        row: dict[str, Any] = {"case": name, "preset": predictor.preset.name, **marks}
+        try:
+            cut = cut_volume(read_volume(path), predictor.preset, plane)
+            prediction = predictor.predict(cut)
+            heatmap = predictor.rescale(prediction.heatmap)
+            candidates = find_candidates(heatmap, threshold, cut.volume.affine, cut.plan.axis, minimum_ml)
+            write_heatmap(out / "heatmaps" / f"{name}_heatmap.nii.gz", heatmap, cut.volume, f"aaclip-med {predictor.note}")
+        except OutputError:
+            raise
+        except (AaclipError, MemoryError) as error:
+            result.volumes.append(row | {"status": "failed", "error": str(error) or "out of memory"})
+            continue
+        row |= _describe(cut, prediction, candidates, predictor)
+        result.volumes.append(row | {"seconds": round(time.perf_counter() - clock, 3), "status": "ok"})
+        result.slices += [
+            {"case": name, "slice": number, "score": float(score), "detection_score": float(detection), **marks}
+            for number, score, detection in zip(
+                prediction.slices, predictor.rescale(prediction.slice_scores), prediction.detection, strict=True
+            )
+        ]
+        result.lesions += [_list_candidate(name, candidate) | marks for candidate in candidates]
+    write_csv(out / "volumes.csv", VOLUME_COLUMNS, result.volumes)
+    write_csv(out / "slices.csv", SLICE_COLUMNS, result.slices)
+    write_csv(out / "lesions.csv", LESION_COLUMNS, result.lesions)
+    cases = [row | {"input": str(path)} for row, path in zip(result.volumes, paths, strict=True)]
+    account = {"cases": cases, "failed": result.failed, "seconds": round(time.time() - started, 2)}
+    write_json(
+        out / "run.json",
+        describe_run(predictor) | {"threshold": threshold, "minimum_ml": minimum_ml, "options": settings or {}} | account,
+    )
+    return result
+
+
+def describe_run(predictor: Predictor) -> dict[str, Any]:
+    """Versions, hashes and settings of a predictor, for a run's account. Holds no names."""
+    packages = ("torch", "open_clip_torch", "monai", "nibabel", "SimpleITK", "numpy")
+    checkpoint = predictor.checkpoint
+    return {
+        "aaclip_med": __version__,
+        "note": predictor.note,
+        "calibrated": predictor.calibration is not None,
+        "calibration_caveat": predictor.calibration.caveat if predictor.calibration else "not calibrated: no p-values",
+        "demonstration": predictor.is_demo,
+        "preset": predictor.preset.name,
+        "detector": predictor.detector.config.to_json(),
+        "adapted": predictor.detector.adapted,
+        "tower_hash": predictor.detector.tower_hash,
+        "adapters_hash": checkpoint.digest if checkpoint else None,
+        "provenance": checkpoint.provenance if checkpoint else None,
+        "device": str(predictor.device),
+        "precision": str(predictor.dtype).removeprefix("torch."),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+    }
+
+
+def _describe(
+    cut: CutCase, prediction: Prediction, candidates: Sequence[Candidate], predictor: Predictor
+) -> dict[str, Any]:
+    calibration = predictor.calibration
+    return {
+        "score": float(predictor.rescale(prediction.score)),
+        "p_value": calibration.p_value(prediction.score) if calibration else None,
+        "candidates": len(candidates),
+        "candidates_ml": float(sum(candidate.volume_ml for candidate in candidates)),
+        "peak_slice": prediction.slices[int(prediction.slice_scores.argmax())],
+        "slices": len(prediction.slices),
+        "spacing_mm": "x".join(f"{step:.3g}" for step in cut.volume.spacing),
+        "orientation": cut.volume.orientation,
+    }
+
+
+def _list_candidate(name: str, candidate: Candidate) -> dict[str, Any]:
+    x, y, z = candidate.centroid_ras
+    i, j, k = candidate.centroid_voxel
+    return {
+        "case": name,
+        "lesion": candidate.id,
+        "x_ras_mm": x,
+        "y_ras_mm": y,
+        "z_ras_mm": z,
+        "i": i,
+        "j": j,
+        "k": k,
+        "volume_ml": candidate.volume_ml,
+        "peak": candidate.peak,
+        "mean": candidate.mean,
+        "first_slice": candidate.first_slice,
+        "last_slice": candidate.last_slice,
+        "voxels": candidate.voxels,
+    }

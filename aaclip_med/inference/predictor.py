@@ -1,0 +1,170 @@
+"""The one inference function: slices in, heatmap out. Every entry point goes through it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from aaclip_med.data.slices import CutCase
+from aaclip_med.errors import InputError
+from aaclip_med.model.build import build_detector
+from aaclip_med.model.checkpoint import ZERO_SHOT, Checkpoint, find_checkpoint, read_checkpoint
+from aaclip_med.model.detector import Detector
+from aaclip_med.model.precision import autocast, choose_device, choose_dtype
+from aaclip_med.model.preprocess import normalise_slices, resize_slices
+from aaclip_med.model.similarity import Domain
+from aaclip_med.presets import Preset, get_preset
+from aaclip_med.scoring.calibration import Calibration
+
+Array = np.ndarray[Any, Any]
+
+TOP_SLICES = 3
+LOG_ODDS_LIMIT = 40.0
+"""Log odds are kept within this distance of 0; trained detectors stay within 20."""
+
+
+@dataclass(frozen=True)
+class SliceScores:
+    """What the detector says of some slices, on its own square grid.
+
+    log_odds: (S, size, size) float32, the mean over levels of the abnormal minus the normal logit, blurred: the released
+        program's map is ``levels * (log_odds + 1) / 2``. detection: (S,), in [0, 1].
+    """
+
+    log_odds: Array
+    detection: Array
+
+    @property
+    def maxima(self) -> Array:
+        """Each slice's score, (S,): the map's maximum."""
+        return self.log_odds.reshape(len(self.log_odds), -1).max(axis=1)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A case's scores in log odds.
+
+    heatmap: (I, J, K) float32 in the volume's own grid; empty slices hold the volume's lowest value. slices: the numbers of
+    the scored slices, along the volume's own axis; slice_scores and detection: (S,) each; score: the mean of the three
+    highest slice scores.
+    """
+
+    heatmap: Array
+    slices: list[int]
+    slice_scores: Array
+    detection: Array
+    score: float
+
+
+class Predictor:
+    """A detector with its anchors, its arithmetic and its calibration."""
+
+    def __init__(
+        self,
+        detector: Detector,
+        preset: Preset,
+        calibration: Calibration | None = None,
+        checkpoint: Checkpoint | None = None,
+        device: str = "auto",
+        precision: str = "float32",
+        batch_size: int = 16,
+        domain: Domain = "medical",
+    ) -> None:
+        if batch_size < 1:
+            raise InputError(f"batch size {batch_size}: take 1 or more")
+        self.device = choose_device(device)
+        self.dtype = choose_dtype(precision, self.device)
+        self.detector = detector.to(self.device).eval()
+        self.preset = preset
+        self.calibration = calibration
+        self.checkpoint = checkpoint
+        self.batch_size = batch_size
+        self.domain: Domain = domain
+        with torch.no_grad():
+            self.anchors = self.detector.encode_noun(preset.noun_for(detector.config.fidelity.name)).float()
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether every output must be marked as a demonstration."""
+        return self.checkpoint is not None and self.checkpoint.is_demo
+
+    @property
+    def note(self) -> str:
+        """What every output says of its scores."""
+        scale = "calibrated: fraction of normal voxels below" if self.calibration else "UNCALIBRATED model probability"
+        return f"{'DEMONSTRATION; ' if self.is_demo else ''}{scale}"
+
+    @torch.inference_mode()
+    def score_slices(self, images: Array) -> SliceScores:
+        """Windowed slices (S, H, W) or (S, H, W, 3) in [0, 1]."""
+        size = self.detector.config.image_size
+        maps, detections = [], []
+        for start in range(0, len(images), self.batch_size):
+            chunk = torch.from_numpy(np.ascontiguousarray(images[start : start + self.batch_size])).to(self.device)
+            chunk = chunk.unsqueeze(1) if chunk.ndim == 3 else chunk.movedim(-1, 1)
+            with autocast(self.device, self.dtype):
+                batch = normalise_slices(resize_slices(chunk.float(), size))
+                heatmap, detection = self.detector(batch, self.anchors, self.domain)
+            log_odds = 2.0 * heatmap[:, 0].float() / len(self.detector.levels) - 1.0
+            maps.append(log_odds.clamp(-LOG_ODDS_LIMIT, LOG_ODDS_LIMIT).cpu().numpy())
+            detections.append(detection.float().cpu().numpy())
+        return SliceScores(np.concatenate(maps), np.concatenate(detections))
+
+    def predict(self, cut: CutCase) -> Prediction:
+        """Score every used slice of a case."""
+        scores = self.score_slices(cut.images[cut.used])
+        _, height, width = cut.plan.stack_shape
+        stack = np.full(cut.plan.stack_shape, scores.log_odds.min(), dtype=np.float32)
+        for number, log_odds in zip(cut.used, scores.log_odds, strict=True):
+            square = torch.from_numpy(log_odds)[None, None]
+            stack[number] = functional.interpolate(square, size=(height, width), mode="bilinear", align_corners=False)[0, 0]
+        return Prediction(cut.plan.paste(stack), cut.used, scores.maxima, scores.detection, pool_slices(scores.maxima))
+
+    def rescale(self, log_odds: Array | float) -> Array:
+        """Log odds to the scale of the outputs, [0, 1]: the fraction of normal voxels below, or the model's probability."""
+        if self.calibration is not None:
+            return self.calibration.fraction_below(log_odds)
+        return (1.0 / (1.0 + np.exp(-np.asarray(log_odds, dtype=np.float64)))).astype(np.float32)  # type: ignore[no-any-return]
+
+
+def pool_slices(scores: Array) -> float:
+    """A volume's score of its slices' (S,): the mean of the three highest."""
+    return float(np.sort(scores)[-TOP_SLICES:].mean())
+
+
+def load_predictor(
+    adapters: str | Path,
+    preset: str | None = None,
+    backbone: str | None = None,
+    weights: str | None = None,
+    image_size: int | None = None,
+    fidelity: str | None = None,
+    device: str = "auto",
+    precision: str = "float32",
+    batch_size: int = 16,
+    domain: Domain = "medical",
+) -> Predictor:
+    """A predictor from an adapters file (or ``demo``, ``none``, a released pair); ``preset`` defaults to the file's own.
+
+    Raises:
+        InputError, WeightsError, CheckpointError: as ``build_detector``; InputError also where no preset is known.
+    """
+    checkpoint = None
+    if str(adapters) != ZERO_SHOT:
+        path = find_checkpoint(adapters, preset)
+        checkpoint = read_checkpoint(path) if path.is_file() else None
+    name = preset or (checkpoint.preset if checkpoint else None)
+    if name is None:
+        raise InputError(f"adapters '{adapters}' name no preset; say which with --preset")
+    detector = build_detector(backbone, weights, image_size, fidelity, adapters, preset=preset)
+    calibration = None
+    if checkpoint is not None and checkpoint.calibration is not None:
+        calibration = Calibration.from_json(checkpoint.calibration, str(adapters))
+    return Predictor(
+        detector, get_preset(name), calibration, checkpoint, device, precision, batch_size, domain
+    )
