@@ -78,7 +78,13 @@ def _run_preset(name: str, out: Path, size: DemoSize, seed: int) -> dict[str, An
     score_folder([case.image_path for case in cases], predictor, out / "scores", track=_track)
     evaluation = evaluate_cases(cases, predictor, _track)
     metrics = evaluation.to_json() | evaluate_intensity(cases, predictor)
-    draw_overview(out / "overview.png", _choose_rows(cases, predictor), f"{get_preset(name).title} phantoms, never trained on", HONEST, vmin=0.5)
+    draw_overview(
+        out / "overview.png",
+        _choose_rows(cases, predictor),
+        f"{get_preset(name).title} phantoms, never trained on",
+        HONEST,
+        vmin=0.5,
+    )
     return metrics
 
 
@@ -94,7 +100,9 @@ def _choose_rows(cases: Sequence[Case], predictor: Predictor) -> list[OverviewCa
         heat = predictor.rescale(cut.plan.cut(prediction.heatmap)[number])
         row_mm, column_mm, _ = cut.plan.pixel_spacing(cut.volume.spacing)
         p_value = predictor.calibration.p_value(prediction.score) if predictor.calibration else float("nan")
-        caption = f"{'lesion' if case.label else 'normal'}\nscore {float(predictor.rescale(prediction.score)):.4f}\np {p_value:.2f}"
+        caption = (
+            f"{'lesion' if case.label else 'normal'}\nscore {float(predictor.rescale(prediction.score)):.4f}\np {p_value:.2f}"
+        )
         mask = np.asarray(cut.masks[number]) if cut.masks is not None else None
         rows.append(OverviewCase(case.name, number, np.asarray(cut.images[number]), heat, mask, row_mm, column_mm, caption))
     return rows
@@ -110,6 +118,4 @@ def _say(text: str) -> None:
 
 def shrink(size: DemoSize, share: float) -> DemoSize:
     """A smaller set, at least two of each."""
-    return replace(
-        size, **{name: max(2, round(getattr(size, name) * share)) for name in ("train", "calibration", "test")}
-    )
+    return replace(size, **{name: max(2, round(getattr(size, name) * share)) for name in ("train", "calibration", "test")})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,22 @@ def run_score(options: argparse.Namespace) -> int:
     prepare_output_folder(options.out)
     predictor = _load(options)
     result = score_folder(
-        options.inputs, predictor, options.out, options.plane, options.threshold, options.minimum_ml, _list_options(options), _track
+        options.inputs,
+        predictor,
+        options.out,
+        options.plane,
+        options.threshold,
+        options.minimum_ml,
+        _list_options(options),
+        _track,
     )
     for row in result.volumes:
         if row["status"] != "ok":
             print(f"aaclip-med: failed: {row['error']}", file=sys.stderr)
     done = len(result.volumes) - result.failed
-    print(f"{done} of {len(result.volumes)} cases scored, {len(result.lesions)} candidates; {predictor.note}; see {options.out}")
+    print(
+        f"{done} of {len(result.volumes)} cases scored, {len(result.lesions)} candidates; {predictor.note}; see {options.out}"
+    )
     return SOME_FAILED if result.failed else 0
 
 
@@ -149,7 +158,7 @@ def _load(options: argparse.Namespace) -> Any:
     )
 
 
-def _track(cases: Sequence[Any]) -> Iterable[Any]:
+def _track(cases: Sequence[Any]) -> Any:
     return tqdm(cases, unit="case", file=sys.stderr)
 
 

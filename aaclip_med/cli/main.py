@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from aaclip_med import __version__
 from aaclip_med.errors import AaclipError, OutputError
@@ -35,13 +36,15 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-Commands = argparse._SubParsersAction  # type: ignore[type-arg]
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("model")
     group.add_argument(
-        "--adapters", required=True, help="an adapters.safetensors, a folder with the released pair, 'demo', or 'none' (zero-shot)"
+        "--adapters",
+        required=True,
+        help="an adapters.safetensors, a folder with the released pair, 'demo', or 'none' (zero-shot)",
     )
     group.add_argument("--preset", choices=PRESETS, help="the task (default: the one the adapters were trained for)")
     group.add_argument("--backbone", help="an open_clip ViT or 'tiny'; only without an adapters file")
@@ -62,7 +65,9 @@ def _add_score(commands: Commands) -> None:
     command.add_argument("inputs", nargs="+", metavar="INPUT", help="NIfTI, NRRD, MHA or picture files, or folders of them")
     command.add_argument("--out", required=True, metavar="DIR")
     command.add_argument("--plane", choices=PLANES, help="default: the preset's")
-    command.add_argument("--threshold", type=float, help="heat at which a candidate begins (default 0.999 calibrated, else 0.5)")
+    command.add_argument(
+        "--threshold", type=float, help="heat at which a candidate begins (default 0.999 calibrated, else 0.5)"
+    )
     command.add_argument("--minimum-ml", type=float, default=0.0, metavar="ML", help="smallest candidate (default 0)")
     _add_model(command)
 
@@ -79,7 +84,9 @@ def _add_train(commands: Commands) -> None:
     command.add_argument("--fidelity", choices=FIDELITIES, help="default reference")
     command.add_argument("--activation", choices=("gelu", "quick_gelu", "as_trained"), help="default: as the fidelity says")
     command.add_argument("--stage-one-levels", choices=("last", "all"), help="default: as the fidelity says")
-    command.add_argument("--value-attention", choices=("across_batch", "across_positions"), help="default: as the fidelity says")
+    command.add_argument(
+        "--value-attention", choices=("across_batch", "across_positions"), help="default: as the fidelity says"
+    )
     command.add_argument("--text-epochs", type=int, metavar="N")
     command.add_argument("--image-epochs", type=int, metavar="N")
     command.add_argument("--text-batch-size", type=int, metavar="N")
@@ -92,7 +99,9 @@ def _add_train(commands: Commands) -> None:
 
 def _add_calibrate(commands: Commands) -> None:
     command = commands.add_parser("calibrate", help="learn from normal cases what is usual; stored in the adapters file")
-    command.add_argument("--index", required=True, metavar="JSONL", help="its normal rows are used; none may have been trained on")
+    command.add_argument(
+        "--index", required=True, metavar="JSONL", help="its normal rows are used; none may have been trained on"
+    )
     command.add_argument("--out", metavar="FILE", help="default: the adapters file itself")
     _add_model(command)
 
@@ -102,7 +111,9 @@ def _add_evaluate(commands: Commands) -> None:
     command.add_argument("--index", required=True, metavar="JSONL")
     command.add_argument("--out", required=True, metavar="DIR", help="gets metrics.json")
     command.add_argument("--split", choices=("train", "val", "test"), help="only the rows of this split")
-    command.add_argument("--domain", choices=("medical", "industrial"), default="medical", help="the released program's two protocols")
+    command.add_argument(
+        "--domain", choices=("medical", "industrial"), default="medical", help="the released program's two protocols"
+    )
     _add_model(command)
 
 

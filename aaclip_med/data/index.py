@@ -153,9 +153,7 @@ def unique_names(paths: Sequence[str | Path]) -> list[str]:
     places = [Path(path).parent.resolve() / Path(path).name for path in paths]
     folders = [place.parent.parts[1:] for place in places]
     in_folder = Counter((place.parent, case_name(place).casefold()) for place in set(places))
-    stems = [
-        case_name(p) if in_folder[p.parent, case_name(p).casefold()] == 1 else p.name.replace(".", "_") for p in places
-    ]
+    stems = [case_name(p) if in_folder[p.parent, case_name(p).casefold()] == 1 else p.name.replace(".", "_") for p in places]
     depths = [0] * len(places)
     while True:
         names = ["_".join((*f[len(f) - d :], s)) for f, d, s in zip(folders, depths, stems, strict=True)]
@@ -164,10 +162,7 @@ def unique_names(paths: Sequence[str | Path]) -> list[str]:
             groups[name.casefold()].append(i)
         clashes = [group for group in groups.values() if len(group) > 1]
         deeper = [
-            i
-            for group in clashes
-            for i in group
-            if depths[i] == max(depths[j] for j in group) and depths[i] < len(folders[i])
+            i for group in clashes for i in group if depths[i] == max(depths[j] for j in group) and depths[i] < len(folders[i])
         ]
         if not deeper:
             break
@@ -206,9 +201,7 @@ def _parse_line(line: str, number: int, folder: Path) -> tuple[Case | None, list
     mask = _find_file(row, "mask_path", folder, wrong)
     label = _LABELS.get(str(row.get("label")).lower())
     if label is None:
-        wrong.append(
-            f"label {json.dumps(row['label'])}; it must be 0 or 1" if "label" in row else "no label; give 0 or 1"
-        )
+        wrong.append(f"label {json.dumps(row['label'])}; it must be 0 or 1" if "label" in row else "no label; give 0 or 1")
     class_name = row.get("class_name")
     if not isinstance(class_name, str) or not class_name:
         wrong.append("no class_name; name the organ, for example Brain")
@@ -306,9 +299,7 @@ def _relative(path: Path, folder: Path) -> str:
 
 def _pair_folders(images: Path, masks: Path) -> dict[Path, Path | None]:
     found = {mask.parent.relative_to(masks) / case_name(mask): mask for mask in find_images([masks])}
-    pairs = {
-        image: found.pop(image.parent.relative_to(images) / case_name(image), None) for image in find_images([images])
-    }
+    pairs = {image: found.pop(image.parent.relative_to(images) / case_name(image), None) for image in find_images([images])}
     if found:
         raise InputError(_join([f"{mask}: no image of this name in {images}" for mask in found.values()]))
     return pairs

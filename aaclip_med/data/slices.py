@@ -122,7 +122,15 @@ def _key(case: Case, preset: Preset) -> str:
         return [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] if path else []
 
     chosen = get_preset(case.preset) if case.preset else preset
-    settings = [stamp(case.image_path), stamp(case.mask_path), chosen.name, repr(chosen.window), case.plane, case.slices, case.label]
+    settings = [
+        stamp(case.image_path),
+        stamp(case.mask_path),
+        chosen.name,
+        repr(chosen.window),
+        case.plane,
+        case.slices,
+        case.label,
+    ]
     return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:24]
 
 

@@ -147,9 +147,7 @@ def read_mask(path: str | Path, like: Volume) -> np.ndarray[Any, Any]:
     above = np.asarray(values > 0, dtype=bool)
     shape = like.array.shape[:3]
     if above.shape != shape:
-        raise InputError(
-            f"{path}: the mask's shape is {above.shape}, its scan's ({like.path}) {shape}; resample the mask"
-        )
+        raise InputError(f"{path}: the mask's shape is {above.shape}, its scan's ({like.path}) {shape}; resample the mask")
     corners = np.array([(*corner, 1) for corner in itertools.product(*((0, n - 1) for n in shape))], dtype=float)
     distance = float(np.linalg.norm(corners @ (mask.affine - like.affine).T, axis=1).max())
     if distance > MAX_AFFINE_DIFFERENCE_MM:

@@ -66,9 +66,7 @@ def _foreground_range(volume: Volume, window: Window) -> tuple[float, float]:
     background = np.median(sample[sample <= sample.mean(dtype=np.float64)])
     foreground = sample[sample > background]
     if foreground.size == 0:
-        raise InputError(
-            f"{volume.path}: no foreground under window {_describe(window)}; choose another window or preset"
-        )
+        raise InputError(f"{volume.path}: no foreground under window {_describe(window)}; choose another window or preset")
     low, high = (float(p) for p in np.percentile(foreground, (window.low, window.high)))
     if not low < high:
         raise InputError(
@@ -92,8 +90,7 @@ def _full_scale(volume: Volume) -> float:
         if highest <= full_scale:
             return full_scale
     raise InputError(
-        f"{volume.path}: values up to {highest:g} cannot be taken as_is, at most 65535 is; "
-        "choose a preset with another window"
+        f"{volume.path}: values up to {highest:g} cannot be taken as_is, at most 65535 is; choose a preset with another window"
     )
 
 

@@ -50,7 +50,7 @@ class Tally:
             size = scores.log_odds.shape[-1]
             masks = resize_masks(torch.from_numpy(cut.masks[cut.used].astype(np.float32))[:, None], size)[:, 0].numpy() > 0
             self.pixels.add(1.0 / (1.0 + np.exp(-scores.log_odds.astype(np.float64))), masks)
-            self._add_slices(scores, cut.masks[cut.used].any(axis=(1, 2)))
+            self._add_slices(scores, np.asarray(cut.masks[cut.used].any(axis=(1, 2))))
         elif cut.volume.is_picture:
             self._add_slices(scores, np.array([case.label]))
         else:

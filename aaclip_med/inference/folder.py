@@ -133,9 +133,7 @@ def describe_run(predictor: Predictor) -> dict[str, Any]:
     }
 
 
-def _describe(
-    cut: CutCase, prediction: Prediction, candidates: Sequence[Candidate], predictor: Predictor
-) -> dict[str, Any]:
+def _describe(cut: CutCase, prediction: Prediction, candidates: Sequence[Candidate], predictor: Predictor) -> dict[str, Any]:
     calibration = predictor.calibration
     return {
         "score": float(predictor.rescale(prediction.score)),

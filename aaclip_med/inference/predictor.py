@@ -129,7 +129,7 @@ class Predictor:
         """Log odds to the scale of the outputs, [0, 1]: the fraction of normal voxels below, or the model's probability."""
         if self.calibration is not None:
             return self.calibration.fraction_below(log_odds)
-        return (1.0 / (1.0 + np.exp(-np.asarray(log_odds, dtype=np.float64)))).astype(np.float32)  # type: ignore[no-any-return]
+        return (1.0 / (1.0 + np.exp(-np.asarray(log_odds, dtype=np.float64)))).astype(np.float32)
 
 
 def pool_slices(scores: Array) -> float:
@@ -165,6 +165,4 @@ def load_predictor(
     calibration = None
     if checkpoint is not None and checkpoint.calibration is not None:
         calibration = Calibration.from_json(checkpoint.calibration, str(adapters))
-    return Predictor(
-        detector, get_preset(name), calibration, checkpoint, device, precision, batch_size, domain
-    )
+    return Predictor(detector, get_preset(name), calibration, checkpoint, device, precision, batch_size, domain)

@@ -50,7 +50,7 @@ def build_text_adapter(width: int, embed_dim: int, blocks: int) -> nn.ModuleList
 
 def mix(tokens: torch.Tensor, adapter: nn.Module, share: float) -> torch.Tensor:
     """``share`` of the adapter's output, rescaled to each token's own norm, and the rest of the token: (..., C)."""
-    adapted = adapter(tokens)
+    adapted: torch.Tensor = adapter(tokens)
     norm = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)
     adapted = adapted * norm / torch.linalg.vector_norm(adapted, dim=-1, keepdim=True)
     return share * adapted + (1.0 - share) * tokens

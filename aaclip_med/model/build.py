@@ -150,7 +150,9 @@ def _refuse_conflicts(path: Path, config: DetectorConfig, backbone: Backbone | N
         raise CheckpointError(f"{path} was made for backbone '{config.backbone}', not '{backbone}'; leave the backbone out")
     name = fidelity.name if isinstance(fidelity, Fidelity) else fidelity
     if name is not None and name != config.fidelity.name:
-        raise CheckpointError(f"{path} was trained with fidelity '{config.fidelity.name}', not '{name}'; leave the fidelity out")
+        raise CheckpointError(
+            f"{path} was trained with fidelity '{config.fidelity.name}', not '{name}'; leave the fidelity out"
+        )
 
 
 def _default_weights(backbone: Backbone) -> str:

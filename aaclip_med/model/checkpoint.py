@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -16,7 +17,7 @@ from safetensors.torch import save
 from aaclip_med import __version__
 from aaclip_med.errors import CheckpointError, InputError
 from aaclip_med.model.config import DetectorConfig
-from aaclip_med.model.weights import hash_state
+from aaclip_med.model.weights import UNREADABLE, first_line, hash_state
 from aaclip_med.presets import PRESETS
 
 FORMAT = "aaclip-med/1"
@@ -97,6 +98,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
         about = json.loads(metadata["aaclip_med"])
         if about["format"] != FORMAT:
             raise CheckpointError(f"{path}: format '{about['format']}' is not '{FORMAT}'; update aaclip-med")
+        forms: dict[str, tuple[type, ...]] = {
+            "tower_hash": (str,),
+            "preset": (str, type(None)),
+            "calibration": (dict, type(None)),
+            "provenance": (dict,),
+            "version": (str,),
+        }
+        wrong = [name for name, form in forms.items() if not isinstance(about[name], form)]
+        if wrong:
+            raise CheckpointError(f"{path}: damaged, its {wrong[0]} has a wrong form; make or copy it again")
         return Checkpoint(
             config=DetectorConfig.from_json(about["config"]),
             tensors=tensors,
@@ -109,7 +120,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except KeyError as error:
         raise CheckpointError(f"{path}: a safetensors file, but not aaclip-med adapters ({error} is missing)") from error
     except (SafetensorError, OSError, ValueError, TypeError, InputError) as error:
-        raise CheckpointError(f"{path}: damaged or no adapters file ({error}); make or copy it again") from error
+        reason = first_line(error)
+        raise CheckpointError(f"{path}: damaged or no adapters file ({reason}); make or copy it again") from error
 
 
 def read_released_pair(folder: Path) -> dict[str, torch.Tensor]:
@@ -126,12 +138,16 @@ def read_released_pair(folder: Path) -> dict[str, torch.Tensor]:
     text = folder / "text_adapter.pth"
     if not text.is_file() or not numbered:
         raise CheckpointError(f"{folder}: needs text_adapter.pth and image_adapter_N.pth, the released program's files")
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for part, path in (("text_adapter", text), ("image_adapter", numbered[max(numbered)])):
         try:
             stored = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, ValueError, EOFError) as error:
-            raise CheckpointError(f"{path}: cannot be read ({str(error).splitlines()[0]}); copy it again") from error
+        except pickle.UnpicklingError as error:
+            raise CheckpointError(
+                f"{path}: holds more than tensors or is damaged, so it is not loaded; copy it again"
+            ) from error
+        except UNREADABLE as error:
+            raise CheckpointError(f"{path}: cannot be read ({first_line(error)}); copy it again") from error
         state = stored.get(part, stored) if isinstance(stored, dict) else None
         if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
             raise CheckpointError(f"{path}: holds no '{part}' state dict")

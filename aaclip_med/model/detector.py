@@ -46,7 +46,11 @@ class Detector(Module):
         self.image_blocks = config.image_adapters if config.image_adapters is not None else vision_depth // 4
         self.text_blocks = config.text_adapters if config.text_adapters is not None else text_depth // 4
         self.tower_hash = ""
-        if not self.levels or list(self.levels) != sorted(set(self.levels)) or not 1 <= self.levels[0] <= self.levels[-1] <= vision_depth:
+        if (
+            not self.levels
+            or list(self.levels) != sorted(set(self.levels))
+            or not 1 <= self.levels[0] <= self.levels[-1] <= vision_depth
+        ):
             raise InputError(f"levels {self.levels} do not suit a vision tower of {vision_depth} blocks")
         if not 0 <= self.image_blocks <= vision_depth or not 0 <= self.text_blocks <= text_depth:
             raise InputError(
@@ -81,8 +85,7 @@ class Detector(Module):
             return ImageFeatures(levels, functional.normalize(self.tower.project_patches(tokens[:, 0]), dim=-1))
         normed = [self.tower.clip.visual.ln_post(tap[:, 1:]) for tap in taps]
         levels = [
-            functional.normalize(project(tap), dim=-1)
-            for project, tap in zip(self.image_adapter.seg_proj, normed, strict=True)
+            functional.normalize(project(tap), dim=-1) for project, tap in zip(self.image_adapter.seg_proj, normed, strict=True)
         ]
         detection = functional.normalize(self.image_adapter.det_proj(normed[-1]), dim=-1).mean(dim=1)
         return ImageFeatures(levels, detection)
@@ -99,10 +102,8 @@ class Detector(Module):
         levels: list[torch.Tensor] = []
         for number, block in enumerate(self.tower.vision_blocks, start=1):
             plain = block(plain)
-            if number <= plain_blocks:
-                values = plain
-            else:
-                values = run_value_block(block, values, self.config.fidelity.value_attention)
+            direction = self.config.fidelity.value_attention
+            values = plain if number <= plain_blocks else run_value_block(block, values, direction)
             if number in self.levels:
                 levels.append(functional.normalize(self.tower.project_patches(values[:, 1:]), dim=-1))
         embedding = functional.normalize(self.tower.project_patches(plain[:, 0]), dim=-1)

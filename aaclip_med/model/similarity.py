@@ -36,9 +36,7 @@ def map_anomaly(patches: torch.Tensor, anchors: torch.Tensor, size: int, domain:
     return functional.interpolate(blur(scores, *BLUR[domain]), size=(size, size), mode="bilinear", align_corners=True)
 
 
-def sum_levels(
-    levels: Sequence[torch.Tensor], anchors: torch.Tensor, size: int, domain: Domain = "medical"
-) -> torch.Tensor:
+def sum_levels(levels: Sequence[torch.Tensor], anchors: torch.Tensor, size: int, domain: Domain = "medical") -> torch.Tensor:
     """The heatmap (B, 1, size, size): the sum of the levels' test-time maps."""
     return torch.stack([map_anomaly(patches, anchors, size, domain) for patches in levels]).sum(dim=0)
 

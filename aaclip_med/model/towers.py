@@ -120,7 +120,9 @@ def build_tower(backbone: str | dict[str, Any], image_size: int, activation: Act
         raise InputError(f"{name}: a tower's configuration needs embed_dim, vision_cfg and text_cfg")
     foreign = [key for key in ("timm_model_name", "hf_model_name", "hf_tokenizer_name") if vision.get(key) or text.get(key)]
     if foreign or config.get("custom_text") or "multimodal_cfg" in config or isinstance(vision.get("layers"), list):
-        raise InputError(f"{name} is not a plain CLIP ViT (open_clip builds it from other parts); take a ViT such as ViT-L-14-336")
+        raise InputError(
+            f"{name} is not a plain CLIP ViT (open_clip builds it from other parts); take a ViT such as ViT-L-14-336"
+        )
     vision["image_size"] = image_size
     try:
         clip = CLIP(config["embed_dim"], vision, text, quick_gelu=activation == "quick_gelu")
@@ -129,11 +131,17 @@ def build_tower(backbone: str | dict[str, Any], image_size: int, activation: Act
     visual = clip.visual
     if not isinstance(visual, VisionTransformer) or visual.attn_pool is not None:
         raise InputError(f"{name} has no ViT with a class token; take a ViT such as ViT-L-14-336")
+    if visual.pool_type != "tok" or clip.text_pool_type != "argmax" or not isinstance(clip.text_projection, nn.Parameter):
+        raise InputError(
+            f"{name} pools its tokens or projects its texts in another way than CLIP (class token, end-of-text token, "
+            "a matrix alone); take a ViT such as ViT-L-14-336"
+        )
     if not isinstance(visual.transformer.resblocks[0].attn, nn.MultiheadAttention):
         raise InputError(f"{name} has attention blocks of another kind; take a ViT such as ViT-L-14-336")
     patch = visual.patch_size[0]
     if image_size % patch or image_size // patch < 5:
         raise InputError(
-            f"image size {image_size} does not suit patches of {patch} pixels; take a multiple of {patch} of at least {5 * patch}"
+            f"image size {image_size} does not suit patches of {patch} pixels; take a multiple of {patch} of at least "
+            f"{5 * patch}"
         )
     return Tower(clip)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
+import struct
 import urllib.error
 import zipfile
 from collections.abc import Mapping
@@ -12,19 +14,34 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
+from open_clip.constants import HF_WEIGHTS_NAME
 from open_clip.model import resize_pos_embed
 from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from aaclip_med.errors import WeightsError
-from aaclip_med.model.config import TINY
+from aaclip_med.model.config import TINY, TINY_TOWER
 from aaclip_med.model.towers import Tower
 
 State = dict[str, torch.Tensor]
 
 OPENAI_EXTRAS = ("input_resolution", "context_length", "vocab_size")
 """Numbers that OpenAI's archives store beside the weights."""
+
+UNREADABLE = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    AttributeError,
+    struct.error,
+    zipfile.BadZipFile,
+    SafetensorError,
+)
+"""What the readers raise on a damaged file, apart from ``pickle.UnpicklingError``."""
 
 TINY_SEED = 2025
 
@@ -35,8 +52,11 @@ def find_state(backbone: str | dict[str, Any], weights: str | Path, tower: Tower
     Raises:
         WeightsError: there is no such file or tag, the file is damaged, or the tag's file cannot be downloaded.
     """
-    if str(weights) == TINY:
-        return seed_state({name: tuple(tensor.shape) for name, tensor in tower.clip.state_dict().items()}, TINY_SEED)
+    if str(weights) == TINY and backbone == TINY:
+        shapes = {name: tuple(tensor.shape) for name, tensor in tower.clip.state_dict().items()}
+        side = TINY_TOWER["vision_cfg"]["image_size"] // TINY_TOWER["vision_cfg"]["patch_size"]
+        shapes["visual.positional_embedding"] = (side**2 + 1, tower.vision_width)
+        return seed_state(shapes, TINY_SEED)
     path = Path(weights)
     if path.is_file():
         return read_state(path)
@@ -53,14 +73,15 @@ def _label(backbone: str | dict[str, Any]) -> str:
 
 def _download(backbone: str, tag: str) -> Path:
     settings = get_pretrained_cfg(backbone, tag)
-    source = settings.get("url") or f"huggingface.co, repository {str(settings.get('hf_hub', '')).rstrip('/')}"
+    repository, _, file = str(settings.get("hf_hub", "")).rpartition("/")
+    source = settings.get("url") or f"https://huggingface.co/{repository}/resolve/main/{file or HF_WEIGHTS_NAME}"
     try:
         return Path(download_pretrained(settings))
     except (OSError, RuntimeError, urllib.error.URLError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(
-            f"weights '{tag}' of {backbone} could not be downloaded ({reason}); fetch {source} on another machine and pass "
-            "the file with --weights FILE (in Python: weights=FILE)"
+            f"weights '{tag}' of {backbone} could not be downloaded ({reason}); fetch {source} on another machine and "
+            "pass the file with --weights FILE (in Python: weights=FILE)"
         ) from error
 
 
@@ -76,17 +97,15 @@ def read_state(path: Path) -> State:
         if path.suffix == ".safetensors":
             loaded: Any = load_file(path)
         elif _is_torchscript(path):
-            loaded = torch.jit.load(str(path), map_location="cpu").state_dict()
+            loaded = torch.jit.load(str(path), map_location="cpu").state_dict()  # type: ignore[no-untyped-call]  # type: ignore[no-untyped-call]
         else:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, AttributeError, SafetensorError) as error:
-        raise WeightsError(f"{path}: not a readable weights file ({_first_line(error)}); fetch it again") from error
-    except Exception as error:
-        if type(error).__name__ != "UnpicklingError":
-            raise
+    except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path}: this file holds more than tensors or is damaged, so it is not loaded; save its state dict alone"
         ) from error
+    except UNREADABLE as error:
+        raise WeightsError(f"{path}: not a readable weights file ({first_line(error)}); fetch it again") from error
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
@@ -94,7 +113,8 @@ def read_state(path: Path) -> State:
     return {name.removeprefix("module."): tensor for name, tensor in loaded.items()}
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """An error's message, cut to one line."""
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
 
 
@@ -129,7 +149,9 @@ def load_tower(tower: Tower, state: Mapping[str, torch.Tensor], source: str) -> 
     ]
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise WeightsError(f"{source} does not fit the backbone: {'; '.join(faults[:3])}{more}; name the backbone it was made for")
+        raise WeightsError(
+            f"{source} does not fit the backbone: {'; '.join(faults[:3])}{more}; name the backbone it was made for"
+        )
     tower.clip.load_state_dict(resized, strict=True)
     return digest
 

@@ -71,9 +71,7 @@ class Calibration:
             raise InputError("calibration needs normal cases, and there are none; label some cases normal")
         volumes = np.sort(np.asarray(volume_scores, dtype=np.float32))
         if not np.isfinite(volumes).all():
-            raise InputError(
-                f"{int((~np.isfinite(volumes)).sum())} of {volumes.size} normal volume scores are not finite"
-            )
+            raise InputError(f"{int((~np.isfinite(volumes)).sum())} of {volumes.size} normal volume scores are not finite")
         total = voxel_scores.total
         if total < 4 * TAIL_COUNT:
             raise InputError(f"calibration needs at least {4 * TAIL_COUNT} normal voxels; got {total}")
@@ -81,9 +79,7 @@ class Calibration:
         beyond = max(TAIL_FRACTION, TAIL_COUNT / total)
         scores, fractions = _read_knots(voxel_scores, _choose_fractions(beyond))
         if np.count_nonzero(voxel_scores.counts) < 2 or scores.size < 2:
-            raise InputError(
-                f"all {total:,} normal voxels score {scores[0]:.6g}; a constant heatmap tells nothing apart"
-            )
+            raise InputError(f"all {total:,} normal voxels score {scores[0]:.6g}; a constant heatmap tells nothing apart")
         return cls(
             knot_scores=tuple(_shorten(scores)),
             knot_fractions=tuple(_shorten(fractions)),
@@ -160,9 +156,7 @@ class Calibration:
             raise InputError(f"{source} is not a calibration: expected an object, got {type(data).__name__}")
         scores, fractions = (_read_list(data, key, source) for key in ("knot_scores", "knot_fractions"))
         if scores.size != fractions.size or scores.size < 2:
-            raise InputError(
-                f"{source} has {scores.size} knot_scores and {fractions.size} knot_fractions; need two or more"
-            )
+            raise InputError(f"{source} has {scores.size} knot_scores and {fractions.size} knot_fractions; need two or more")
         for key, values in (("knot_scores", scores), ("knot_fractions", fractions)):
             if not (np.diff(values) > 0).all():
                 raise InputError(f"{source}: {key} does not increase strictly")
@@ -173,9 +167,7 @@ class Calibration:
         n_voxels, n_volumes = (_read_number(data, key, source) for key in ("n_voxels", "n_volumes"))
         if n_volumes != volumes.size or n_voxels != int(n_voxels):
             raise InputError(f"{source}: n_volumes={n_volumes:g} and n_voxels={n_voxels:g} do not fit its lists")
-        return cls(
-            tuple(_shorten(scores)), tuple(_shorten(fractions)), lower, upper, tuple(_shorten(volumes)), int(n_voxels)
-        )
+        return cls(tuple(_shorten(scores)), tuple(_shorten(fractions)), lower, upper, tuple(_shorten(volumes)), int(n_voxels))
 
     def _fractions(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         first, last = self.knot_scores[0], self.knot_scores[-1]
@@ -232,9 +224,7 @@ def _choose_fractions(beyond: float) -> NDArray[np.float64]:
     )
 
 
-def _read_knots(
-    histogram: ScoreHistogram, wanted: NDArray[np.float64]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _read_knots(histogram: ScoreHistogram, wanted: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The scores at the wanted fractions, both strictly increasing in float32."""
     filled = np.flatnonzero(histogram.counts)
     edges, reached = histogram.edges, np.cumsum(histogram.counts[filled]) / histogram.total

@@ -110,8 +110,7 @@ def build_overview(
     _check(cases, vmin, vmax)
     labels = [_wrap_label(case) for case in cases]
     heights = [
-        max(_panel_height(case), LINE * (len(name) + len(rows) + 1))
-        for case, (name, rows) in zip(cases, labels, strict=True)
+        max(_panel_height(case), LINE * (len(name) + len(rows) + 1)) for case, (name, rows) in zip(cases, labels, strict=True)
     ]
     width = 2 * MARGIN + TEXT_WIDTH + 2 * PANEL_WIDTH + 2 * GAP + BAR_SPACE
     title_rows, footer_rows = textwrap.wrap(title, 78), textwrap.wrap(footer, 125)
@@ -153,9 +152,7 @@ def build_overview(
     if outlined:
         line = Line2D([], [], color=OUTLINE_COLOUR, linewidth=1.5, label="outline of the reference lesion")
         corner = (first / width, 1 - footer_top / height)
-        figure.legend(
-            handles=[line], loc="upper left", bbox_to_anchor=corner, fontsize=9, frameon=False, borderaxespad=0
-        )
+        figure.legend(handles=[line], loc="upper left", bbox_to_anchor=corner, fontsize=9, frameon=False, borderaxespad=0)
         footer_top += 1.4 * LINE
     write(MARGIN, footer_top, "\n".join(footer_rows), 9, color="0.25")
     return figure

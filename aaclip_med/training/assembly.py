@@ -33,7 +33,7 @@ BETAS = (0.5, 0.999)
 
 def track_cases(cases: Iterable[Case]) -> Iterable[Case]:
     """``cases`` with a progress bar on a terminal's error stream."""
-    return tqdm(cases, desc="reading", unit="case", leave=False, file=sys.stderr)  # type: ignore[no-any-return]
+    return tqdm(cases, desc="reading", unit="case", leave=False, file=sys.stderr)
 
 
 def build_loader(
@@ -85,7 +85,7 @@ class Bar:
             engine,
             event_name=Events.ITERATION_COMPLETED,
             closing_event_name=Events.EPOCH_COMPLETED,
-            output_transform=lambda output: {"loss": float(output["loss"])},
+            output_transform=lambda output: {"loss": output["loss"].item()},
         )
 
 
@@ -127,7 +127,8 @@ def finish_run(
     stages[-1].load_best()
     story = {
         "stages": {
-            stage.stage: {"best_epoch": stage.best_epoch, "best_score": stage.best_score, "epochs": stage.history} for stage in stages
+            stage.stage: {"best_epoch": stage.best_epoch, "best_score": stage.best_score, "epochs": stage.history}
+            for stage in stages
         },
         "slices": {"train": len(slices.train), "validation": len(slices.validation), "validation_split": slices.split},
         "settings": stages[-1].settings,
@@ -140,7 +141,9 @@ def finish_run(
 
 def save_adapters(path: Path, detector: Detector, preset: str, provenance: dict[str, Any]) -> None:
     """The detector's adapters and configuration as one checkpoint file, whole or not at all."""
-    content = Checkpoint(detector.config, detector.adapter_state(), detector.tower_hash, preset, provenance=provenance).to_bytes()
+    content = Checkpoint(
+        detector.config, detector.adapter_state(), detector.tower_hash, preset, provenance=provenance
+    ).to_bytes()
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
 
@@ -160,4 +163,4 @@ def set_determinism(seed: int) -> None:
     """Seed what MONAI seeds, and ask torch for deterministic kernels where there are any."""
     monai.utils.set_determinism(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

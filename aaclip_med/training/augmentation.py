@@ -24,18 +24,14 @@ class Augmentation:
     p_colour: float = 0.0
     strength: float = 0.5
 
-    def apply(
-        self, image: torch.Tensor, mask: torch.Tensor, rng: np.random.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def apply(self, image: torch.Tensor, mask: torch.Tensor, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Image (C, H, W) in [0, 1] and mask (1, H, W) of 0 and 1, moved alike; what comes in from outside is 0."""
         moves = rng.random(4) < self.p_move
         angle = float(rng.uniform(-self.degrees, self.degrees)) if moves[0] else 0.0
         shifts = rng.uniform(-self.shift, self.shift, 2) * image.shape[-1] if moves[1] else np.zeros(2)
         if moves[0] or moves[1]:
             translate = [float(shift) for shift in shifts]
-            image = functional.affine(
-                image, angle, translate, 1.0, [0.0, 0.0], interpolation=InterpolationMode.BILINEAR
-            )
+            image = functional.affine(image, angle, translate, 1.0, [0.0, 0.0], interpolation=InterpolationMode.BILINEAR)
             mask = functional.affine(mask, angle, translate, 1.0, [0.0, 0.0], interpolation=InterpolationMode.NEAREST)
         if moves[2]:
             image, mask = image.flip(-1), mask.flip(-1)

@@ -30,6 +30,7 @@ def train(overrides: dict[str, Any]) -> Path:
     logging.getLogger("monai").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="parsing config_file")
+        warnings.filterwarnings("ignore", message="Logging file")
         workflow = ConfigWorkflow(
             config_file=str(configs / "train.yaml"),
             meta_file=str(configs / "metadata.json"),

@@ -55,7 +55,7 @@ class StageProgress:
         """Write the epoch that has just ended; the best one too where it is the best so far."""
         metrics = dict(self.evaluator.state.metrics) if self.evaluator is not None else {}
         score = rank_epoch(metrics)
-        loss = float(engine.state.output["loss"])
+        loss = engine.state.output["loss"].item()
         self.history.append({"epoch": engine.state.epoch, "loss": loss, **metrics})
         adapters = self.detector.adapter_state()
         if math.isnan(score) or math.isnan(self.best_score) or score > self.best_score:

@@ -15,7 +15,7 @@ from aaclip_med.training.losses import ORTHOGONALITY_WEIGHT, detection_loss, ort
 
 
 class StagePrediction(NamedTuple):
-    """levels: patch features (B, L, E); anchors: (B, E, 2); detection: (B, E). In full precision, never bf16 or fp16."""
+    """levels: patch features (B, L, E); anchors: (B, E, 2); detection: (B, E). None in half precision."""
 
     levels: list[torch.Tensor]
     anchors: torch.Tensor

@@ -76,11 +76,9 @@ def test_adapted_anchors_are_the_released_programs(detector, golden, class_name)
     is_near(anchors, golden[f"text_adapted/{class_name}"], 1e-5)
 
 
-@pytest.mark.parametrize("preset", PRESETS.values(), ids=list(PRESETS))
-def test_a_presets_reference_noun_leads_to_its_golden_anchors(detector, golden, preset):
-    with torch.no_grad():
-        anchors = detector.encode_noun(preset.noun_for("reference"))
-    is_near(anchors, golden[f"text_adapted/{preset.class_name}"], 1e-5)
+def test_a_presets_reference_noun_is_the_released_programs():
+    nouns = {preset.class_name: preset.noun_for("reference") for preset in PRESETS.values()}
+    assert nouns == {"Brain": "scan", "Liver": "scan", "Retina": "scan"}
 
 
 def test_zero_shot_anchors_are_the_frozen_towers(golden):

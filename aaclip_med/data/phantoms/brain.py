@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from aaclip_med.data.phantoms.fields import FAR, LONG, Canvas, Field, Grid, ellipsoid, paint, smooth_field
 from aaclip_med.data.phantoms.lesions import Lesion, mottle, place_lesions, stripes, swell
 
-KINDS = ("bright", "dark", "mottled", "ring", "striped", "swelling")
+KINDS = ("bright", "dark", "mottled", "ring", "striped", "misfolded")
 
 
 def brain_grid(rng: np.random.Generator) -> Grid:
@@ -154,32 +154,34 @@ def draw_lesions(
     rng: np.random.Generator, grid: Grid, image: Field, depth: Field, signal: dict[str, float], turn: int
 ) -> tuple[Field, list[Lesion]]:
     """The image with 1-3 lesions in the brain, and the lesions; the first is of kind number ``turn``."""
-    lesions = place_lesions(rng, grid, depth > 3, KINDS, turn, (13.0, 23.0))
-    clumps = smooth_field(rng, grid, (5.0, 5.0, 8.0), 0.04)
+    lesions = place_lesions(rng, grid, depth > 3, KINDS, turn, (18.0, 24.0))
+    clumps = mottle(rng, grid, (3.5, 3.5, 8.0))
+    dark, bright = signal["csf"], signal["fat"] * 0.94
     middle = 0.97 * signal["white"]  # dark and bright clumps or bands, on average as bright as what is around them
     for lesion in lesions:
         filled = lesion.filled()
         if lesion.kind == "bright":
-            paint(image, filled, signal["grey"] + rng.uniform(0.1, 0.2) + clumps)
+            paint(image, filled, bright - 0.1 + 0.1 * clumps)
         elif lesion.kind == "dark":
-            paint(image, filled, signal["white"] - rng.uniform(0.16, 0.24) + clumps)
+            paint(image, filled, dark + 0.08 + 0.08 * clumps)
         elif lesion.kind == "mottled":
-            paint(image, filled, middle + rng.uniform(0.14, 0.2) * mottle(rng, grid, rng.uniform(4.5, 6.0)))
+            paint(image, filled, middle + rng.uniform(0.32, 0.38) * clumps)
         elif lesion.kind == "striped":
-            paint(image, filled, middle + rng.uniform(0.14, 0.2) * stripes(rng, grid, rng.uniform(8.0, 11.0)))
+            paint(image, filled, middle + rng.uniform(0.32, 0.38) * stripes(rng, grid, rng.uniform(7.0, 8.5)))
         elif lesion.kind == "ring":
-            paint(image, filled, signal["grey"] + rng.uniform(0.12, 0.22))
-            paint(image, lesion.core(0.72), signal["white"] - rng.uniform(0.14, 0.22) + clumps)
+            paint(image, filled, bright)
+            paint(image, lesion.core(0.7), dark + 0.06 + 0.06 * clumps)
         else:
-            image = swell(image, lesion, grid, rng.uniform(0.6, 0.72))
-            paint(image, 0.8 * filled, signal["grey"] + clumps)  # and the border of grey and white is blurred
+            folds = np.abs(smooth_field(rng, grid, (4.5, 4.5, 12.0)))  # too many, too narrow folds, spread apart
+            paint(image, filled, np.where(folds < 0.35, dark, signal["grey"] * 1.15))
+            image = swell(image, lesion, grid, rng.uniform(0.35, 0.5))
     return image, lesions
 
 
 def scan(rng: np.random.Generator, grid: Grid, image: Field) -> NDArray[np.int16]:
     """What a scanner would store: coil shading, Rician noise, arbitrary units; 16-bit signed."""
-    shading = np.exp(smooth_field(rng, grid, 90.0, rng.uniform(0.04, 0.1)))
-    noise = rng.uniform(0.012, 0.03)
+    shading = np.exp(smooth_field(rng, grid, 90.0, rng.uniform(0.02, 0.05)))
+    noise = rng.uniform(0.008, 0.016)
     real = image * shading + rng.normal(0, noise, grid.shape)
     signal = np.hypot(real, rng.normal(0, noise, grid.shape))
     return np.asarray(np.round(signal * rng.uniform(350, 1400)), np.int16)

@@ -59,9 +59,7 @@ def smooth_field(rng: np.random.Generator, grid: Grid, scale: float | Point, amp
     It is a cubic B-spline through normal random knots ``scale`` mm apart (one number, or one for each axis).
     """
     scales = (scale, scale, scale) if isinstance(scale, float | int) else scale
-    weights = [
-        _spline_weights(n, mm, s, rng.uniform(0, 1)) for n, mm, s in zip(grid.shape, grid.spacing, scales, strict=True)
-    ]
+    weights = [_spline_weights(n, mm, s, rng.uniform(0, 1)) for n, mm, s in zip(grid.shape, grid.spacing, scales, strict=True)]
     knots = rng.standard_normal([w.shape[1] for w in weights])
     for w in weights:  # each pass uses up the leading axis and appends the dense one, so three passes keep the order
         knots = np.tensordot(knots, w, axes=(0, 1))
@@ -104,9 +102,7 @@ class Canvas:
     edge: float
 
     @classmethod
-    def blank(
-        cls, rng: np.random.Generator, grid: Grid, value: float, warp: float, scale: float, edge: float
-    ) -> Canvas:
+    def blank(cls, rng: np.random.Generator, grid: Grid, value: float, warp: float, scale: float, edge: float) -> Canvas:
         """A canvas of one ``value``, its in-plane positions warped by about ``warp`` mm over ``scale`` mm."""
         x, y, z = grid.axes()
         return cls(

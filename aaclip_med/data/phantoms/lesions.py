@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from aaclip_med.data.phantoms.fields import Field, Grid, Point, smooth_field
 
-MIN_AREA = 0.006
+MIN_AREA = 0.01
 """Smallest lesion cross-section, as a fraction of the slice; slices with less carry no lesion at all."""
 
 

@@ -131,15 +131,15 @@ def _draw_bowel(
     rng: np.random.Generator, canvas: Canvas, inner: Field, half: tuple[float, float], organ: dict[str, float]
 ) -> None:
     """Paints loops of gut: a wall; water, food or contrast medium; often gas on top (the patient lies on the back)."""
-    for _ in range(int(rng.integers(14, 22))):
+    for _ in range(int(rng.integers(9, 14))):
         centre = (rng.uniform(-0.8, 0.75) * half[0], rng.uniform(-0.25, 0.8) * half[1], rng.uniform(-80, 20))
         radii = (rng.uniform(14, 28), rng.uniform(12, 22), rng.uniform(18, 45))
         box, loop = canvas.blob(centre, radii)
         loop = np.maximum(loop, inner[box] + 1)
         canvas.fill_box(box, loop, organ["muscle"] + rng.uniform(5, 40))
-        content = float(rng.choice([10, 30, 60, 200, 250], p=[0.25, 0.2, 0.15, 0.2, 0.2]))
+        content = float(rng.choice([10, 30, 60, 200, 250], p=[0.3, 0.3, 0.3, 0.05, 0.05]))
         canvas.fill_box(box, loop + rng.uniform(2.5, 4), content)
-        if rng.random() < 0.4:
+        if rng.random() < 0.25:
             level = centre[1] + rng.uniform(-0.3, 0.6) * radii[1]
             canvas.fill_box(box, np.maximum(loop + 3, level - canvas.y[box]), GAS)
 
@@ -222,28 +222,29 @@ def draw_lesions(
     rng: np.random.Generator, grid: Grid, image: Field, depth: Field, organ: dict[str, float], turn: int
 ) -> tuple[Field, list[Lesion]]:
     """The image with 1-3 lesions in the liver, and the lesions; the first is of kind number ``turn``."""
-    lesions = place_lesions(rng, grid, depth > 2, KINDS, turn, (18.0, 32.0))
-    clumps = smooth_field(rng, grid, (7.0, 7.0, 10.0), 6.0)
+    lesions = place_lesions(rng, grid, depth > 2, KINDS, turn, (26.0, 38.0))
+    clumps = mottle(rng, grid, (5.5, 5.5, 10.0))
+    liver = organ["liver"]
     for lesion in lesions:
         filled = lesion.filled()
         if lesion.kind == "dark":
-            paint(image, filled, rng.uniform(0, 22) + clumps)
+            paint(image, filled, rng.uniform(-25, -5) + 30 * clumps)
         elif lesion.kind == "fatty":
-            paint(image, filled, rng.uniform(-85, -35) + 2 * clumps)
+            paint(image, filled, rng.uniform(-85, -60) + 40 * clumps)
         elif lesion.kind == "bright":
-            paint(image, filled, organ["liver"] + rng.uniform(50, 85) + clumps)
+            paint(image, filled, liver + rng.uniform(95, 120) + 30 * clumps)
         elif lesion.kind == "mottled":
-            paint(image, filled, organ["liver"] - 15 + rng.uniform(45, 65) * mottle(rng, grid, rng.uniform(7.0, 9.0)))
+            paint(image, filled, liver - 10 + rng.uniform(100, 120) * clumps)
         elif lesion.kind == "striped":
-            paint(image, filled, organ["liver"] - 15 + rng.uniform(45, 65) * stripes(rng, grid, rng.uniform(13, 18)))
+            paint(image, filled, liver - 10 + rng.uniform(100, 120) * stripes(rng, grid, rng.uniform(12, 15)))
         else:
-            paint(image, filled, organ["liver"] + rng.uniform(45, 80))
-            paint(image, lesion.core(0.7), rng.uniform(0, 20) + clumps)
+            paint(image, filled, liver + rng.uniform(100, 125))
+            paint(image, lesion.core(0.7), rng.uniform(-20, 5) + 20 * clumps)
     return image, lesions
 
 
 def scan(rng: np.random.Generator, grid: Grid, image: Field) -> NDArray[np.int16]:
     """What a scanner would store: HU with reconstruction noise; 16-bit signed, -1024 to 3071."""
     grain = ndimage.gaussian_filter(rng.standard_normal(grid.shape), (0.6, 0.6, 0.0))
-    noisy = image + grain * (rng.uniform(7, 14) / grain.std())
+    noisy = image + grain * (rng.uniform(5, 9) / grain.std())
     return np.asarray(np.round(np.clip(noisy, -1024, 3071)), np.int16)

@@ -25,9 +25,7 @@ class PhantomSet(NamedTuple):
     test: Path
 
 
-def write_phantom_set(
-    folder: Path, preset_name: str, n_train: int, n_normal: int, n_test: int, seed: int
-) -> PhantomSet:
+def write_phantom_set(folder: Path, preset_name: str, n_train: int, n_normal: int, n_test: int, seed: int) -> PhantomSet:
     """Write phantoms for training (2 of 3 abnormal), calibration (all normal) and testing (every other one abnormal).
 
     Volumes go to ``<folder>/<part>/<preset>_<part>_<number>.nii.gz``, where the part is train, calibration or test;
@@ -51,6 +49,8 @@ def write_phantom_set(
     for part, count in counts.items():
         if not 0 <= count < _ROOM:
             raise InputError(f"{count} {part} phantoms asked for; give 0 to {_ROOM - 1}")
+    if seed < 0:
+        raise InputError(f"phantom seed {seed} is negative; give 0 or more")
     indexes = []
     try:
         (folder / "masks").mkdir(parents=True, exist_ok=True)
@@ -79,9 +79,7 @@ def write_phantom_set(
             index.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
             indexes.append(index)
     except OSError as error:
-        raise OutputError(
-            f"cannot write phantoms to '{folder}': {error.strerror}; choose a folder you may write to"
-        ) from error
+        raise OutputError(f"cannot write phantoms to '{folder}': {error.strerror}; choose a folder you may write to") from error
     return PhantomSet(*indexes)
 
 
