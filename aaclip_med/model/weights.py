@@ -97,7 +97,7 @@ def read_state(path: Path) -> State:
         if path.suffix == ".safetensors":
             loaded: Any = load_file(path)
         elif _is_torchscript(path):
-            loaded = torch.jit.load(str(path), map_location="cpu").state_dict()  # type: ignore[no-untyped-call]  # type: ignore[no-untyped-call]
+            loaded = torch.jit.load(str(path), map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
         else:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

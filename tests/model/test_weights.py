@@ -18,6 +18,8 @@ from aaclip_med import build_detector
 from aaclip_med.errors import WeightsError
 from aaclip_med.model.weights import read_state
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:Detected pickle protocol:UserWarning")
+
 IMAGES = torch.linspace(-2, 2, 2 * 3 * 20 * 20).view(2, 3, 20, 20).sin()
 TINY_HASH = "be3df2fa4d9329d2bf1e3e8a9156b24b95b9c3a30951bb863b73a46597817feb"
 

@@ -24,7 +24,7 @@ def brain_grid(rng: np.random.Generator) -> Grid:
 def draw_head(rng: np.random.Generator, grid: Grid) -> tuple[Field, Field, NDArray[np.bool_], dict[str, float]]:
     """The noise-free head: (signal, depth in mm below the brain's surface, head mask, signals of the tissues)."""
     canvas = Canvas.blank(rng, grid, 0.0, warp=1.3, scale=60.0, edge=1.3 * grid.spacing[0])
-    white = rng.uniform(0.50, 0.58)
+    white = rng.uniform(0.52, 0.56)
     signal = {
         "white": white,
         "grey": white * rng.uniform(1.2, 1.38),
@@ -94,11 +94,11 @@ def _draw_cerebellum(rng: np.random.Generator, canvas: Canvas, depth: Field, sig
     hind = np.maximum(hind + 0.35 * (z + 31), z - top)
     notch = np.hypot(x / 4, (y + 80) / 18) * 4 - 4
     hind = np.maximum(np.maximum(hind, 1 - depth[box]), -notch)
-    canvas.fill_box(box, hind - 1.0, signal["csf"], opacity=0.7)
+    canvas.fill_box(box, hind - 1.0, signal["csf"], opacity=0.3)
     canvas.fill_box(box, hind, signal["grey"])
     arcs = y - bow * x**2 + smooth_field(rng, canvas.grid, 20.0, 1.2)[box]
     leaves = np.cos(arcs * (2 * np.pi / rng.uniform(5, 6.5))) > 0.55
-    paint(canvas.image[box], np.clip(-hind / 2, 0, 1) * leaves * 0.3, signal["csf"])
+    paint(canvas.image[box], np.clip(-hind / 2, 0, 1) * leaves * 0.2, signal["csf"])
     for side in (-1.0, 1.0):
         inner, core = canvas.blob((side * 19.0, -40.0, -40.0), (14.0, 9.0, top + 37))
         canvas.fill_box(inner, core, signal["white"], softness=2.5)
@@ -144,7 +144,7 @@ def _draw_vessels(rng: np.random.Generator, canvas: Canvas, depth: Field) -> Non
     sinus = np.maximum(np.abs(depth + 1.0) - 3.0, np.abs(canvas.x) - rng.uniform(3, 5))
     canvas.fill(sinus, rng.uniform(0.3, 0.9))
     low, high = canvas.grid.middle[2] - 60, canvas.grid.middle[2] + 60
-    for _ in range(int(rng.integers(5, 11))):
+    for _ in range(int(rng.integers(4, 8))):
         x, y = rng.uniform(-50, 50), rng.uniform(-65, 65)
         box, vein = canvas.tube(np.array([[x, y, low], [x * 1.15, y * 1.15, high]]), np.full(2, rng.uniform(0.9, 1.7)))
         canvas.fill_box(box, np.maximum(vein, -depth[box]), rng.uniform(0.8, 1.0))
@@ -163,7 +163,7 @@ def draw_lesions(
         if lesion.kind == "bright":
             paint(image, filled, bright - 0.1 + 0.1 * clumps)
         elif lesion.kind == "dark":
-            paint(image, filled, dark + 0.08 + 0.08 * clumps)
+            paint(image, filled, dark + 0.12 + 0.14 * clumps)
         elif lesion.kind == "mottled":
             paint(image, filled, middle + rng.uniform(0.32, 0.38) * clumps)
         elif lesion.kind == "striped":
@@ -181,7 +181,7 @@ def draw_lesions(
 def scan(rng: np.random.Generator, grid: Grid, image: Field) -> NDArray[np.int16]:
     """What a scanner would store: coil shading, Rician noise, arbitrary units; 16-bit signed."""
     shading = np.exp(smooth_field(rng, grid, 90.0, rng.uniform(0.02, 0.05)))
-    noise = rng.uniform(0.008, 0.016)
+    noise = rng.uniform(0.006, 0.012)
     real = image * shading + rng.normal(0, noise, grid.shape)
     signal = np.hypot(real, rng.normal(0, noise, grid.shape))
     return np.asarray(np.round(signal * rng.uniform(350, 1400)), np.int16)

@@ -2,7 +2,7 @@
 
 Every lesion is a stack of blobs with wobbly outlines, one in each slice of its run, with blunt first and last slices.
 Its kinds are drawn so that intensity alone does not give them away: some are brighter than the tissue around them, some
-darker, some have its mean and another texture, some bend the anatomy.
+darker, some have its mean and another texture, some bend or misfold the anatomy. Nearly all carry a texture of their own.
 """
 
 from __future__ import annotations

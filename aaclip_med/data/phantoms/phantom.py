@@ -56,7 +56,8 @@ def make_phantom(preset_name: str, seed: int, abnormal: bool) -> Phantom:
         raise InputError(f"phantom seed {seed} is negative; give 0 or more")
     number = PHANTOM_PRESETS.index(preset_name)
     anatomy, noise, place, ill = (np.random.default_rng([stream, number, seed]) for stream in range(4))
-    turn = seed + seed // 6  # so that every other or every third seed, too, shows all kinds of lesion
+    # The first lesion's kind: all come in turn, also where only every other or two of three seeds are abnormal.
+    turn = seed if number == 2 else seed + seed // 6
     draw = (_draw_brain, _draw_liver, _draw_retina)[number]
     array, body, lesions, grid = draw(anatomy, noise, ill if abnormal else None, turn)
     mask = np.zeros(grid.shape, np.bool_)

@@ -181,7 +181,7 @@ def _draw_lesions(
         if lesion.kind == "cyst":
             paint(image, filled, rng.uniform(0.05, 0.09))
             septa = np.abs(smooth_field(rng, grid, (0.3, 0.1, 0.5)))
-            paint(image, filled * np.clip(1 - septa / 0.15, 0, 1), 0.5)
+            paint(image, filled * np.clip(1 - septa / 0.25, 0, 1), 0.6)
         elif lesion.kind == "druse":
             under = np.maximum(surfaces.pigment - y, y - surfaces.bruch)
             fill = rng.uniform(0.4, 0.5) + 0.35 * mottle(rng, grid, (0.12, 0.025, 0.5))
