@@ -67,6 +67,7 @@ def _run_preset(name: str, out: Path, size: DemoSize, seed: int) -> dict[str, An
             "backbone": "tiny",
             "seed": seed,
             "demo": True,
+            "augment": False,
         }
     )
     _say(f"{name}: calibrating on {size.calibration} normal phantoms, scoring {size.test} unseen ones")

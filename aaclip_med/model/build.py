@@ -17,6 +17,7 @@ from aaclip_med.model.config import (
     DEFAULT_IMAGE_SIZE,
     DEFAULT_WEIGHTS,
     TINY,
+    TINY_ADAPTERS,
     ActivationName,
     DetectorConfig,
     Fidelity,
@@ -43,9 +44,9 @@ def build_detector(
     levels: tuple[int, ...] | None = None,
     text_adapters: int | None = None,
     image_adapters: int | None = None,
-    text_mix: float = 0.1,
-    image_mix: float = 0.1,
-    projection_relu: bool = False,
+    text_mix: float | None = None,
+    image_mix: float | None = None,
+    projection_relu: bool | None = None,
     seed: int = 0,
 ) -> Detector:
     """The detector, on the CPU, towers loaded and frozen.
@@ -58,7 +59,8 @@ def build_detector(
             and ``value_attention`` replace one option of it each.
         adapters: None: fresh ones, drawn from ``seed``; a checkpoint file, which then also says all the rest; a folder with the
             released program's pair; ``demo`` (shipped, by ``preset``); ``none``: zero-shot CLIP.
-        levels, text_adapters, image_adapters, text_mix, image_mix, projection_relu: see ``DetectorConfig``.
+        levels, text_adapters, image_adapters, text_mix, image_mix, projection_relu: see ``DetectorConfig``; ``tiny`` has its
+            own defaults.
 
     Raises:
         InputError: an option is unknown or does not suit the tower.
@@ -83,17 +85,20 @@ def build_detector(
             weights = _default_weights(backbone)
         if not isinstance(fidelity, Fidelity):
             fidelity = Fidelity.named(fidelity or "reference", activation, stage_one_levels, value_attention)
+        given = {
+            "levels": levels,
+            "text_adapters": text_adapters,
+            "image_adapters": image_adapters,
+            "text_mix": text_mix,
+            "image_mix": image_mix,
+            "projection_relu": projection_relu,
+        }
         config = DetectorConfig(
             backbone=backbone,
             weights=_name_weights(weights),
             image_size=image_size or _default_image_size(backbone),
             fidelity=fidelity,
-            levels=levels,
-            text_adapters=text_adapters,
-            image_adapters=image_adapters,
-            text_mix=text_mix,
-            image_mix=image_mix,
-            projection_relu=projection_relu,
+            **(TINY_ADAPTERS if backbone == TINY else {}) | {name: value for name, value in given.items() if value is not None},
         )
     tower = build_tower(config.backbone, config.image_size, settle_activation(config))
     state = weights if isinstance(weights, Mapping) else find_state(config.backbone, weights, tower)

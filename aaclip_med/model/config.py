@@ -29,6 +29,9 @@ TINY_TOWER: dict[str, Any] = {
 }
 """The embedded tower, in open_clip's configuration format: for trying the software, not for patients."""
 
+TINY_ADAPTERS: dict[str, Any] = {"image_adapters": 8, "text_adapters": 1, "image_mix": 0.5, "projection_relu": True}
+"""What suits it: random blocks see little by themselves, so the adapters take a larger share, in every block."""
+
 
 @dataclass(frozen=True)
 class Fidelity:

@@ -45,8 +45,8 @@ PUBLISHED = Recipe(
 """AA-CLIP's own (CVPR 2025, section 4.1), for pretrained towers."""
 
 TINY = Recipe(
-    text=StageRecipe(learning_rate=1e-3, batch_size=8, steps=30),
-    image=StageRecipe(learning_rate=1e-3, batch_size=8, steps=400, milestones=(200, 320), warmup=20),
+    text=StageRecipe(learning_rate=1e-3, batch_size=8, steps=10),
+    image=StageRecipe(learning_rate=1e-3, batch_size=8, steps=360, milestones=(220, 300), warmup=20),
 )
 """For the embedded tower, whose weights are random and whose adapters must learn more."""
 

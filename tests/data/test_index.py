@@ -53,9 +53,7 @@ def test_an_index_of_the_authors_is_read_as_it_is(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("label", "read"), [(0, 0), (1, 1), (0.0, 0), (1.0, 1), (True, 1), (False, 0), ("0", 0), ("1", 1)]
-)
+@pytest.mark.parametrize(("label", "read"), [(0, 0), (1, 1), (0.0, 0), (1.0, 1), (True, 1), (False, 0), ("0", 0), ("1", 1)])
 def test_a_label_is_zero_or_one_in_any_notation(tmp_path: Path, label: Any, read: int) -> None:
     assert read_index(write_rows(tmp_path, row(label=label)))[0].label == read
 
@@ -68,9 +66,7 @@ def test_a_mask_is_optional_under_either_label(tmp_path: Path, mask: str | None,
 
 
 def test_every_optional_key_is_read(tmp_path: Path) -> None:
-    path = write_rows(
-        tmp_path, row(plane="coronal", patient=7, split="val", preset="liver-ct", slices=[3, 9], modality="CT")
-    )
+    path = write_rows(tmp_path, row(plane="coronal", patient=7, split="val", preset="liver-ct", slices=[3, 9], modality="CT"))
     case = read_index(path)[0]
     assert (case.plane, case.patient, case.split, case.preset, case.slices) == (
         *("coronal", "7", "val", "liver-ct"),
@@ -211,9 +207,7 @@ def build_refusal(folder: Path, **options: Any) -> str:
 def test_a_mask_is_found_beside_its_scan(save: SaveScan, tmp_path: Path, scan: str, mask: str) -> None:
     image, mask_path = save(scan), save(mask, ILL)
     name = image.name.partition(".")[0]
-    assert build_index(tmp_path, "brain-mri") == [
-        Case(image, 1, "Brain", mask_path, patient=name, preset="brain-mri", row=1)
-    ]
+    assert build_index(tmp_path, "brain-mri") == [Case(image, 1, "Brain", mask_path, patient=name, preset="brain-mri", row=1)]
 
 
 @pytest.mark.parametrize(("images", "masks"), [("images", "masks"), ("images", "labels"), ("imagesTr", "labelsTr")])

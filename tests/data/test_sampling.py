@@ -158,9 +158,7 @@ def test_without_a_patient_a_volume_stands_for_it_by_name_and_a_picture_by_path(
 
 def test_many_leaks_are_named_up_to_ten() -> None:
     cases = [
-        Case(Path(f"{s}{n}.nii.gz"), 0, "Brain", patient=f"p{n:02}", split=s)
-        for n in range(14)
-        for s in ("train", "test")
+        Case(Path(f"{s}{n}.nii.gz"), 0, "Brain", patient=f"p{n:02}", split=s) for n in range(14) for s in ("train", "test")
     ]
     with pytest.raises(InputError) as caught:
         check_leaks(cases)

@@ -80,9 +80,7 @@ def test_a_marked_voxel_comes_back_at_the_same_point(
 
 @pytest.mark.parametrize("name", ["scan.nii.gz", "scan.nii", "scan.nrrd", "scan.mha"])
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_a_heatmap_has_the_values_and_the_grid_of_its_scan(
-    save: SaveScan, tmp_path: Path, name: str, geometry: str
-) -> None:
+def test_a_heatmap_has_the_values_and_the_grid_of_its_scan(save: SaveScan, tmp_path: Path, name: str, geometry: str) -> None:
     heatmap = np.random.default_rng(0).random((5, 6, 7), dtype=np.float32)
     written = write_and_load(tmp_path / "h.nii.gz", heatmap, save(name, affine=GEOMETRIES[geometry]))
     assert written.get_data_dtype() == np.float32
@@ -188,9 +186,7 @@ def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("bad"), KeyboardInterrupt()])
-def test_after_any_failure_the_old_file_stays_and_the_temporary_one_is_gone(
-    tmp_path: Path, error: BaseException
-) -> None:
+def test_after_any_failure_the_old_file_stays_and_the_temporary_one_is_gone(tmp_path: Path, error: BaseException) -> None:
     target = tmp_path / "table.csv"
     target.write_text("old")
 
@@ -275,9 +271,7 @@ def test_a_table_has_six_digits_and_empty_cells_for_nothing(tmp_path: Path) -> N
         {"case": "é", "score": math.nan, "ml": None, "count": 0},
     ]
     write_csv(tmp_path / "t.csv", ["case", "score", "ml", "count", "ok"], rows)
-    assert (tmp_path / "t.csv").read_text("utf-8") == (
-        'case,score,ml,count,ok\n"a, b",0.333333,1234.57,1234567,True\né,,,0,\n'
-    )
+    assert (tmp_path / "t.csv").read_text("utf-8") == ('case,score,ml,count,ok\n"a, b",0.333333,1234.57,1234567,True\né,,,0,\n')
 
 
 def test_json_has_null_for_nan_and_takes_numpy(tmp_path: Path) -> None:

@@ -140,9 +140,7 @@ def test_industrial_image_scores_are_the_mean_of_map_and_detection():
 
 
 def test_a_reference_set_of_normal_images_only_has_four_reasons():
-    figures = evaluate_reference(
-        np.random.default_rng(0).random((2, 4, 4)), np.zeros((2, 4, 4)), [0, 1], [0, 0], "medical"
-    )
+    figures = evaluate_reference(np.random.default_rng(0).random((2, 4, 4)), np.zeros((2, 4, 4)), [0, 1], [0, 0], "medical")
     assert [figure.reason for figure in figures.values()] == [
         "no abnormal pixels among 32",
         "no abnormal pixels among 32",

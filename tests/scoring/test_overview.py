@@ -16,9 +16,7 @@ from aaclip_med.scoring.overview import OverviewCase, build_overview, draw_overv
 FOOTER = "The heat says how unusual a voxel looks beside normal cases; it is no diagnosis. " * 3
 
 
-def build_case(
-    name="case", shape=(64, 48), row_mm=1.0, column_mm=1.0, masked=True, caption="score 0.9\np = 0.02\nlesion"
-):
+def build_case(name="case", shape=(64, 48), row_mm=1.0, column_mm=1.0, masked=True, caption="score 0.9\np = 0.02\nlesion"):
     rows, columns = np.mgrid[: shape[0], : shape[1]]
     heat = np.exp(-((rows - shape[0] / 3) ** 2 + (columns - shape[1] / 2) ** 2) / 60).astype(np.float32)
     image = np.full(shape, 0.4, dtype=np.float32)

@@ -1,0 +1,246 @@
+"""The commands from end to end, through the same door a user takes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors import safe_open
+
+from aaclip_med.cli.main import main
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_help_answers_in_under_half_a_second_without_torch() -> None:
+    started = time.perf_counter()
+    answer = subprocess.run([sys.executable, "-X", "importtime", "-m", "aaclip_med", "--help"], capture_output=True, text=True)
+    assert answer.returncode == 0
+    assert time.perf_counter() - started < 2.0
+    assert "| torch" not in answer.stderr
+    assert "numpy" not in answer.stderr
+
+
+def test_training_leaves_one_file_that_says_how_it_was_made(adapters: Path) -> None:
+    with safe_open(adapters, framework="np") as stored:
+        about = json.loads(stored.metadata()["aaclip_med"])
+    assert about["preset"] == "brain-mri"
+    assert about["config"]["backbone"] == "tiny"
+    assert about["config"]["image_size"] == 50
+    assert about["calibration"] is None
+    assert len(about["tower_hash"]) == 64
+    story = json.loads((adapters.parent / "training.json").read_text())
+    assert [len(story["stages"][stage]["epochs"]) for stage in ("text", "image")] == [1, 2]
+    assert story["slices"]["validation"] > 0
+    assert list((adapters.parent / "tensorboard").rglob("events*"))
+
+
+def test_scoring_gives_heatmaps_in_each_inputs_own_grid(study: Path, adapters: Path, tmp_path: Path) -> None:
+    assert main(["score", str(study / "images"), "--adapters", str(adapters), "--out", str(tmp_path)]) == 0
+    source = nib.load(study / "images" / "head_1.nii.gz")
+    heatmap = nib.load(tmp_path / "heatmaps" / "head_1_heatmap.nii.gz")
+    assert heatmap.shape == source.shape
+    assert np.array_equal(heatmap.affine, source.affine)
+    assert heatmap.get_data_dtype() == np.float32
+    assert (heatmap.header["qform_code"], heatmap.header["sform_code"]) == (
+        source.header["qform_code"],
+        source.header["sform_code"],
+    )
+    assert b"UNCALIBRATED" in bytes(heatmap.header["descrip"])
+    values = heatmap.get_fdata()
+    assert 0 <= values.min() < values.max() <= 1
+    volumes = read_table(tmp_path / "volumes.csv")
+    assert [row["case"] for row in volumes] == [f"head_{number}" for number in range(4)]
+    assert all(row["calibrated"] == "False" and row["p_value"] == "" and row["status"] == "ok" for row in volumes)
+    slices = read_table(tmp_path / "slices.csv")
+    assert sorted({int(row["slice"]) for row in slices}) == list(range(8))
+    assert (tmp_path / "lesions.csv").is_file()
+    account = json.loads((tmp_path / "run.json").read_text())
+    assert account["failed"] == 0
+    assert account["versions"]["torch"]
+
+
+def test_a_case_is_scored_the_same_alone_as_in_a_folder(study: Path, adapters: Path, tmp_path: Path) -> None:
+    for inputs, out in ((study / "images", "all"), (study / "images" / "head_2.nii.gz", "one")):
+        assert main(["score", str(inputs), "--adapters", str(adapters), "--out", str(tmp_path / out)]) == 0
+    both = [nib.load(tmp_path / out / "heatmaps" / "head_2_heatmap.nii.gz").get_fdata() for out in ("all", "one")]
+    assert np.array_equal(*both)
+
+
+def test_one_bad_case_is_reported_and_the_rest_is_scored(
+    study: Path, adapters: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(study / "images" / "head_1.nii.gz", tmp_path / "good.nii.gz")
+    whole = (tmp_path / "good.nii.gz").read_bytes()
+    (tmp_path / "torn.nii.gz").write_bytes(whole[: len(whole) // 2])
+    out = tmp_path / "out"
+    assert (
+        main(
+            [
+                "score",
+                str(tmp_path / "good.nii.gz"),
+                str(tmp_path / "torn.nii.gz"),
+                "--adapters",
+                str(adapters),
+                "--out",
+                str(out),
+            ]
+        )
+        == 1
+    )
+    assert [row["status"] for row in read_table(out / "volumes.csv")] == ["ok", "failed"]
+    assert [path.name for path in (out / "heatmaps").iterdir()] == ["good_heatmap.nii.gz"]
+    assert "torn.nii.gz" in capsys.readouterr().err
+
+
+def test_pictures_are_scored_too(adapters: Path, tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 255, (40, 60), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "slice.png")
+    assert main(["score", str(tmp_path / "slice.png"), "--adapters", str(adapters), "--out", str(tmp_path / "out")]) == 0
+    assert nib.load(tmp_path / "out" / "heatmaps" / "slice_heatmap.nii.gz").shape == (60, 40, 1)
+
+
+def test_calibrated_scores_are_fractions_with_p_values(study: Path, adapters: Path, tmp_path: Path) -> None:
+    calibrated = tmp_path / "calibrated.safetensors"
+    options = ["--index", str(study / "normal.jsonl"), "--adapters", str(adapters), "--out", str(calibrated)]
+    assert main(["calibrate", *options]) == 0
+    assert main(["score", str(study / "images"), "--adapters", str(calibrated), "--out", str(tmp_path / "out")]) == 0
+    volumes = read_table(tmp_path / "out" / "volumes.csv")
+    assert all(row["calibrated"] == "True" and 1 / 3 - 1e-5 <= float(row["p_value"]) <= 1 for row in volumes)
+    heatmap = nib.load(tmp_path / "out" / "heatmaps" / "head_0_heatmap.nii.gz")
+    head = nib.load(study / "images" / "head_0.nii.gz").get_fdata() > 0
+    assert 0.3 < np.median(heatmap.get_fdata()[head]) < 0.7
+    assert b"fraction" in bytes(heatmap.header["descrip"])
+
+
+def test_evaluation_writes_the_five_figures(study: Path, adapters: Path, tmp_path: Path) -> None:
+    assert main(["evaluate", "--index", str(study / "train.jsonl"), "--adapters", str(adapters), "--out", str(tmp_path)]) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    for name in ("pixel_auroc", "pixel_ap", "image_auroc", "image_ap", "volume_auroc"):
+        assert 0 <= metrics[name] <= 1
+    assert metrics["counts"]["abnormal_slices"] == 6
+
+
+def test_figures_of_one_class_are_null_with_a_reason(study: Path, adapters: Path, tmp_path: Path) -> None:
+    assert main(["evaluate", "--index", str(study / "normal.jsonl"), "--adapters", str(adapters), "--out", str(tmp_path)]) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    for name in ("pixel_auroc", "pixel_ap", "image_auroc", "image_ap", "volume_auroc"):
+        assert metrics[name] is None
+        assert "abnormal" in metrics["reasons"][name]
+
+
+def test_zero_shot_needs_no_adapters(study: Path, tmp_path: Path) -> None:
+    options = ["--adapters", "none", "--backbone", "tiny", "--image-size", "50", "--preset", "brain-mri"]
+    assert main(["score", str(study / "images" / "head_1.nii.gz"), *options, "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "heatmaps" / "head_1_heatmap.nii.gz").is_file()
+
+
+def test_indexes_are_built_split_and_sampled(study: Path, tmp_path: Path) -> None:
+    index = tmp_path / "index.jsonl"
+    assert main(["index", "build", str(study), "--preset", "brain-mri", "--out", str(index)]) == 0
+    assert main(["index", "check", str(index)]) == 0
+    assert main(["index", "few-shot", str(index), "--shots", "1", "--out", str(tmp_path / "few.jsonl")]) == 0
+    assert len((tmp_path / "few.jsonl").read_text().splitlines()) == 2
+    fractions = ["--fractions", "0.5", "0", "0.5"]
+    assert main(["index", "split", str(index), *fractions, "--out", str(tmp_path / "split.jsonl")]) == 0
+    assert '"split": "test"' in (tmp_path / "split.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["score", "{tmp}/missing.nii.gz", "--adapters", "{adapters}"], "missing.nii.gz"),
+        (["score", "{tmp}", "--adapters", "{adapters}"], "no image"),
+        (["score", "{head}", "--adapters", "{tmp}/none.safetensors"], "no such adapters"),
+        (["score", "{head}", "--adapters", "{torn}"], "damaged"),
+        (["score", "{head}", "--adapters", "{adapters}", "--backbone", "ViT-B-32"], "was made for backbone 'tiny'"),
+        (["score", "{head}", "--adapters", "{adapters}", "--device", "cuda:7"], "cuda"),
+        (["score", "{head}", "--adapters", "{adapters}", "--batch-size", "0"], "batch size"),
+        (["evaluate", "--index", "{broken}", "--adapters", "{adapters}"], "broken.jsonl:2"),
+        (["train", "--preset", "brain-mri", "--backbone", "tiny", "--index", "{broken}"], "broken.jsonl:2"),
+        (["train", "--preset", "brain-mri", "--backbone", "nonsense", "--index", "{index}"], "unknown backbone 'nonsense'"),
+        (["train", "--preset", "brain-mri", "--backbone", "tiny", "--image-size", "33", "--index", "{index}"], "image size 33"),
+        (
+            ["train", "--preset", "brain-mri", "--backbone", "tiny", "--adapters", "none", "--index", "{index}"],
+            "nothing to train",
+        ),
+    ],
+)
+def test_bad_input_gets_one_clear_line_and_exit_code_2(
+    arguments: list[str], words: str, study: Path, adapters: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    torn, broken = tmp_path / "torn.safetensors", tmp_path / "broken.jsonl"
+    torn.write_bytes(adapters.read_bytes()[:2000])
+    first = json.dumps({"image_path": str(study / "images" / "head_0.nii.gz"), "label": 0, "class_name": "Brain"})
+    broken.write_text(f"{first}\n{{not json\n")
+    places = {"tmp": empty, "adapters": adapters, "torn": torn, "broken": broken}
+    places |= {"head": study / "images" / "head_0.nii.gz", "index": study / "train.jsonl"}
+    out = tmp_path / "out"
+    code = main([argument.format(**places) for argument in arguments] + ["--out", str(out)])
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("aaclip-med:")]
+    assert code == 2
+    assert len(lines) == 1
+    assert words in lines[0]
+    assert not list(out.rglob("*.nii.gz"))
+    assert not (out / "adapters.safetensors").exists()
+
+
+def test_an_unwritable_output_is_exit_code_3(
+    study: Path, adapters: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    options = ["--adapters", str(adapters), "--out", str(tmp_path / "file")]
+    assert main(["score", str(study / "images"), *options]) == 3
+    assert "a file is in its place" in capsys.readouterr().err
+
+
+def test_a_run_killed_at_any_moment_ends_with_the_same_adapters(study: Path, adapters: Path, tmp_path: Path) -> None:
+    """The fixture's run, killed twice on its way and taken up again, gives the fixture's tensors bit for bit."""
+    command = [sys.executable, "-m", "aaclip_med", "train", "--preset", "brain-mri", "--backbone", "tiny"]
+    command += ["--image-size", "50", "--text-epochs", "1", "--image-epochs", "2"]
+    command += ["--index", str(study / "train.jsonl"), "--out", str(tmp_path)]
+    for landmark in ("text_last.pt", "image_last.pt"):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ))
+        while process.poll() is None and not (tmp_path / "checkpoints" / landmark).is_file():
+            time.sleep(0.005)
+        process.kill()
+        process.wait()
+        assert not (tmp_path / "adapters.safetensors").exists()
+    assert main([*command[3:]]) == 0
+    with safe_open(adapters, framework="np") as whole, safe_open(tmp_path / "adapters.safetensors", framework="np") as resumed:
+        assert sorted(whole.keys()) == sorted(resumed.keys())
+        for name in whole.keys():  # noqa: SIM118
+            assert np.array_equal(whole.get_tensor(name), resumed.get_tensor(name)), name
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_run_is_not_taken_up_with_other_settings(study: Path, adapters: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "--preset",
+        "brain-mri",
+        "--backbone",
+        "tiny",
+        "--image-size",
+        "50",
+        "--text-epochs",
+        "1",
+        "--image-epochs",
+        "3",
+    ]
+    assert main(["train", *arguments, "--index", str(study / "train.jsonl"), "--out", str(adapters.parent)]) == 2
+    assert "other settings (schedule)" in capsys.readouterr().err
