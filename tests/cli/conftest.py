@@ -23,7 +23,7 @@ def draw_head(seed: int, lesion: bool) -> tuple[np.ndarray, np.ndarray]:
     mask = np.zeros(head.shape, dtype=np.uint8)
     if lesion:
         mask[9:16, 11:18, 2:5] = 1
-        array = array + 400 * mask
+        array = array + 400.0 * mask
     return array.astype(np.int16), mask
 
 
