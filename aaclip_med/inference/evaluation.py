@@ -19,6 +19,9 @@ from aaclip_med.scoring.metrics import BinnedCurve, Figure, auroc, average_preci
 Array = np.ndarray[Any, Any]
 Track = Callable[[Sequence[Case]], Iterable[Case]]
 
+BINS = 2**22
+"""Of the pixel curve over the log odds: finer than 2e-5 each, so that scores far from 0 still differ."""
+
 
 class Tally:
     """Scores and truths of a whole set, in little memory.
@@ -30,7 +33,7 @@ class Tally:
 
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
-        self.pixels = BinnedCurve(0.0, 1.0)
+        self.pixels = BinnedCurve(-LOG_ODDS_LIMIT, LOG_ODDS_LIMIT, BINS)
         self.low, self.high = LOG_ODDS_LIMIT, -LOG_ODDS_LIMIT
         self.slice_labels: list[int] = []
         self.slice_maxima: list[float] = []
@@ -49,7 +52,7 @@ class Tally:
         if cut.masks is not None:
             size = scores.log_odds.shape[-1]
             masks = resize_masks(torch.from_numpy(cut.masks[cut.used].astype(np.float32))[:, None], size)[:, 0].numpy() > 0
-            self.pixels.add(1.0 / (1.0 + np.exp(-scores.log_odds.astype(np.float64))), masks)
+            self.pixels.add(scores.log_odds, masks)
             self._add_slices(scores, np.asarray(cut.masks[cut.used].any(axis=(1, 2))))
         elif cut.volume.is_picture:
             self._add_slices(scores, np.array([case.label]))

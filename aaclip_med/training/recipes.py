@@ -46,7 +46,7 @@ PUBLISHED = Recipe(
 
 TINY = Recipe(
     text=StageRecipe(learning_rate=1e-3, batch_size=8, steps=10),
-    image=StageRecipe(learning_rate=1e-3, batch_size=8, steps=360, milestones=(220, 300), warmup=20),
+    image=StageRecipe(learning_rate=1e-3, batch_size=8, steps=300, milestones=(200, 260), warmup=20),
 )
 """For the embedded tower, whose weights are random and whose adapters must learn more."""
 

@@ -13,6 +13,9 @@ from aaclip_med.model.similarity import sum_levels
 from aaclip_med.scoring.metrics import BinnedCurve, auroc
 from aaclip_med.training.stages import StagePrediction
 
+LIMIT = 40.0
+"""Maps, averaged over levels, are counted within this distance of 0."""
+
 
 class ValidationFigure(Metric):  # type: ignore[misc]
     """Pixel or image AUROC of the test-time maps; NaN where the validation slices have one class only.
@@ -26,7 +29,7 @@ class ValidationFigure(Metric):  # type: ignore[misc]
 
     def reset(self) -> None:
         """Forget the last epoch."""
-        self._curve = BinnedCurve(0.0, 1.0)
+        self._curve = BinnedCurve(-LIMIT, LIMIT)
         self._maxima: list[float] = []
         self._labels: list[int] = []
 
@@ -34,7 +37,7 @@ class ValidationFigure(Metric):  # type: ignore[misc]
         """Add a batch."""
         prediction, target = output
         size = target["mask"].shape[-1]
-        maps = torch.sigmoid(sum_levels(prediction.levels, prediction.anchors, size) / len(prediction.levels))
+        maps = sum_levels(prediction.levels, prediction.anchors, size) / len(prediction.levels)
         if self.figure == "pixel_auroc":
             self._curve.add(maps.cpu().numpy(), target["mask"].cpu().numpy() > 0)
         else:
