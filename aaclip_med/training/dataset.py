@@ -68,22 +68,23 @@ class SliceDataset(Dataset[dict[str, Any]]):
 
 
 class EpochSampler(Sampler[int]):
-    """Every slice once, in an order that the seed and the epoch decide; tells the dataset the epoch."""
+    """Slices without repetition, ``length`` of them (default: all), drawn anew by the seed and the epoch."""
 
-    def __init__(self, dataset: SliceDataset, seed: int = 0) -> None:
+    def __init__(self, dataset: SliceDataset, seed: int = 0, length: int | None = None) -> None:
         self.dataset = dataset
         self.seed = seed
+        self.length = len(dataset) if length is None else length
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch to draw next, counted from 1."""
         self.dataset.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return self.length
 
     def __iter__(self) -> Iterator[int]:
         rng = np.random.default_rng((self.seed, self.dataset.epoch))
-        return iter(rng.permutation(len(self.dataset)).tolist())
+        return iter(rng.permutation(len(self.dataset))[: self.length].tolist())
 
 
 @dataclass(frozen=True)

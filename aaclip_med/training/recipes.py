@@ -21,8 +21,12 @@ class StageRecipe:
     warmup: int = 0
 
     def count_epochs(self, slices: int) -> int:
-        """Passes over ``slices`` training slices."""
-        return self.epochs or max(1, round(self.steps / math.ceil(slices / self.batch_size)))
+        """Epochs for ``slices`` training slices."""
+        return self.epochs or max(1, round(self.steps / math.ceil(self.count_slices(slices) / self.batch_size)))
+
+    def count_slices(self, slices: int) -> int:
+        """Slices drawn in an epoch: all of them, or no more than ``steps`` have room for."""
+        return slices if self.epochs else min(slices, self.steps * self.batch_size)
 
     def scale_rate(self, step: int) -> float:
         """The factor on the learning rate at optimiser step ``step``, counted from 0."""
