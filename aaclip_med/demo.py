@@ -85,7 +85,7 @@ def _run_preset(name: str, out: Path, size: DemoSize, seed: int) -> dict[str, An
         _choose_rows(cases, predictor),
         f"{get_preset(name).title} phantoms, never trained on",
         HONEST,
-        vmin=0.5,
+        vmin=0.95,
     )
     return metrics
 

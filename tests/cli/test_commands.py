@@ -244,3 +244,13 @@ def test_a_run_is_not_taken_up_with_other_settings(study: Path, adapters: Path, 
     ]
     assert main(["train", *arguments, "--index", str(study / "train.jsonl"), "--out", str(adapters.parent)]) == 2
     assert "other settings (schedule)" in capsys.readouterr().err
+
+
+def test_the_shipped_adapters_give_a_first_heatmap_marked_as_a_demonstration(study: Path, tmp_path: Path) -> None:
+    options = ["--adapters", "demo", "--preset", "brain-mri", "--out", str(tmp_path)]
+    assert main(["score", str(study / "images" / "head_1.nii.gz"), *options]) == 0
+    heatmap = nib.load(tmp_path / "heatmaps" / "head_1_heatmap.nii.gz")
+    assert bytes(heatmap.header["descrip"]).startswith(b"aaclip-med DEMONSTRATION")
+    for table in ("volumes.csv", "slices.csv"):
+        assert all(row["demonstration"] == "True" for row in read_table(tmp_path / table))
+    assert json.loads((tmp_path / "run.json").read_text())["demonstration"] is True
