@@ -27,10 +27,9 @@ def train(overrides: dict[str, Any]) -> Path:
         AaclipError: what a part of the bundle raised, out of MONAI's wrapping.
     """
     configs = find_bundle() / "configs"
-    logging.getLogger("monai").setLevel(logging.ERROR)
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="parsing config_file")
-        warnings.filterwarnings("ignore", message="Logging file")
         workflow = ConfigWorkflow(
             config_file=str(configs / "train.yaml"),
             meta_file=str(configs / "metadata.json"),
