@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +116,3 @@ def _track(cases: Sequence[Any]) -> Any:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def shrink(size: DemoSize, share: float) -> DemoSize:
-    """A smaller set, at least two of each."""
-    return replace(size, **{name: max(2, round(getattr(size, name) * share)) for name in ("train", "calibration", "test")})

@@ -117,7 +117,7 @@ def evaluate_cases(cases: Sequence[Case], predictor: Predictor, track: Track = i
 
 
 def evaluate_intensity(cases: Sequence[Case], predictor: Predictor) -> dict[str, float]:
-    """Pixel and slice AUROC of the windowed intensity itself, on the same grid: what a window alone would reach."""
+    """Pixel and slice AUROC of the windowed intensity itself, on the slices' own grid: what a window alone would reach."""
     pixels = BinnedCurve(0.0, 1.0)
     labels: list[int] = []
     maxima: list[float] = []
