@@ -68,7 +68,6 @@ def _run_preset(name: str, out: Path, size: DemoSize, seed: int) -> dict[str, An
             "seed": seed,
             "demo": True,
             "augment": False,
-            "precision": "float32",
         }
     )
     _say(f"{name}: calibrating on {size.calibration} normal phantoms, scoring {size.test} unseen ones")

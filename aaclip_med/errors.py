@@ -26,4 +26,4 @@ class CheckpointError(AaclipError):
 class OutputError(AaclipError):
     """A result cannot be written: the folder is read-only, the disk is full."""
 
-    exit_code = 3
+    exit_code = 1

@@ -11,8 +11,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from aaclip_med.cli.main import SOME_FAILED
-from aaclip_med.data.index import Case, build_index, read_index, write_index
+from aaclip_med.cli.main import NONE_DONE, SOME_FAILED
+from aaclip_med.data.index import Case, build_index, find_scans, read_index, write_index
 from aaclip_med.data.sampling import few_shot, split_by_patient
 from aaclip_med.data.writing import prepare_output_folder, write_json
 from aaclip_med.errors import InputError
@@ -20,10 +20,9 @@ from aaclip_med.errors import InputError
 
 def run_score(options: argparse.Namespace) -> int:
     """Heatmaps and tables."""
-    from aaclip_med.data.volumes import find_images
     from aaclip_med.inference.folder import score_folder
 
-    find_images(options.inputs)
+    find_scans(options.inputs)
     prepare_output_folder(options.out)
     predictor = _load(options)
     result = score_folder(
@@ -43,7 +42,7 @@ def run_score(options: argparse.Namespace) -> int:
     print(
         f"{done} of {len(result.volumes)} cases scored, {len(result.lesions)} candidates; {predictor.note}; see {options.out}"
     )
-    return SOME_FAILED if result.failed else 0
+    return _judge(result.failed, done)
 
 
 def run_train(options: argparse.Namespace) -> int:
@@ -71,7 +70,7 @@ def run_calibrate(options: argparse.Namespace) -> int:
     from aaclip_med.inference.calibrating import calibrate, store_calibration
     from aaclip_med.model.checkpoint import find_checkpoint
 
-    cases = read_index(options.index)
+    cases = _read_split(options)
     path = options.out or (None if options.adapters in ("demo", "none") else find_checkpoint(options.adapters, options.preset))
     if path is None:
         raise InputError(f"adapters '{options.adapters}' cannot be written to; say where with --out FILE")
@@ -90,9 +89,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     from aaclip_med.inference.evaluation import evaluate_cases
     from aaclip_med.inference.folder import describe_run
 
-    cases = [case for case in read_index(options.index) if options.split in (None, case.split)]
-    if not cases:
-        raise InputError(f"{options.index}: no row of split '{options.split}'")
+    cases = _read_split(options)
     out = prepare_output_folder(options.out)
     predictor = _load(options)
     evaluation = evaluate_cases(cases, predictor, _track)
@@ -101,7 +98,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
         print(f"{name:13} {f'undefined: {figure.reason}' if math.isnan(figure.value) else f'{figure.value:.4f}'}")
     for failure in evaluation.failures:
         print(f"aaclip-med: failed: {failure['error']}", file=sys.stderr)
-    return SOME_FAILED if evaluation.failures else 0
+    return _judge(len(evaluation.failures), len(cases) - len(evaluation.failures))
 
 
 def run_index(options: argparse.Namespace) -> int:
@@ -114,7 +111,7 @@ def run_index(options: argparse.Namespace) -> int:
             patient_pattern=options.patient_pattern,
         )
     else:
-        cases = read_index(options.index)
+        cases = _read_split(options)
     if options.action == "few-shot":
         cases = few_shot(cases, options.shots, options.seed)
     elif options.action == "split":
@@ -139,6 +136,22 @@ def run_demo(options: argparse.Namespace) -> int:
         print(f"{preset:12}" + "".join(f"{results[preset][name]:23.3f}" for name in names))
     print(f"{results['note']}\nsee {options.out}")
     return 0
+
+
+def _judge(failed: int, done: int) -> int:
+    """The exit code of a run over cases."""
+    if not failed:
+        return 0
+    return SOME_FAILED if done else NONE_DONE
+
+
+def _read_split(options: argparse.Namespace) -> list[Case]:
+    """The index's rows; those of ``--split`` where it was given."""
+    split = getattr(options, "split", None)
+    cases = [case for case in read_index(options.index) if split in (None, case.split)]
+    if not cases:
+        raise InputError(f"{options.index}: no row of split '{split}'")
+    return cases
 
 
 def _load(options: argparse.Namespace) -> Any:

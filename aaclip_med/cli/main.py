@@ -12,7 +12,8 @@ from aaclip_med import __version__
 from aaclip_med.errors import AaclipError, OutputError
 from aaclip_med.presets import PLANES, PRESETS
 
-SOME_FAILED = 1
+NONE_DONE = 1
+SOME_FAILED = 3
 INTERRUPTED = 130
 FIDELITIES = ("reference", "paper")
 PRECISIONS = ("auto", "float32", "bf16", "fp16")
@@ -51,13 +52,17 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     group.add_argument("--weights", help="the tower's weights, a tag or a file (default: those the adapters name)")
     group.add_argument("--image-size", type=int, metavar="PIXELS", help="side of the square the slices are resized to")
     group.add_argument("--fidelity", choices=FIDELITIES, help="only without an adapters file")
-    _add_hardware(group, "float32")
+    _add_hardware(group, "float32", "float32")
     group.add_argument("--batch-size", type=int, default=16, metavar="N", help="slices at once (default 16)")
 
 
-def _add_hardware(group: argparse._ArgumentGroup, precision: str) -> None:
+def _add_split(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--split", choices=("train", "val", "test"), help="only the rows of this split")
+
+
+def _add_hardware(group: argparse._ArgumentGroup, precision: str | None, default: str) -> None:
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N (default auto)")
-    group.add_argument("--precision", choices=PRECISIONS, default=precision, help=f"default {precision}")
+    group.add_argument("--precision", choices=PRECISIONS, default=precision, help=f"default {default}")
 
 
 def _add_score(commands: Commands) -> None:
@@ -94,7 +99,7 @@ def _add_train(commands: Commands) -> None:
     command.add_argument("--no-augmentation", action="store_true")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--workers", type=int, default=0, metavar="N", help="loader processes (default 0)")
-    _add_hardware(command.add_argument_group("hardware"), "auto")
+    _add_hardware(command.add_argument_group("hardware"), None, "auto; float32 for tiny")
 
 
 def _add_calibrate(commands: Commands) -> None:
@@ -102,6 +107,7 @@ def _add_calibrate(commands: Commands) -> None:
     command.add_argument(
         "--index", required=True, metavar="JSONL", help="its normal rows are used; none may have been trained on"
     )
+    _add_split(command)
     command.add_argument("--out", metavar="FILE", help="default: the adapters file itself")
     _add_model(command)
 
@@ -110,7 +116,7 @@ def _add_evaluate(commands: Commands) -> None:
     command = commands.add_parser("evaluate", help="pixel, image and volume figures against masks")
     command.add_argument("--index", required=True, metavar="JSONL")
     command.add_argument("--out", required=True, metavar="DIR", help="gets metrics.json")
-    command.add_argument("--split", choices=("train", "val", "test"), help="only the rows of this split")
+    _add_split(command)
     command.add_argument(
         "--domain", choices=("medical", "industrial"), default="medical", help="the released program's two protocols"
     )
@@ -128,6 +134,7 @@ def _add_index(commands: Commands) -> None:
     check = actions.add_parser("check", help="read every row and say what is wrong")
     few = actions.add_parser("few-shot", help="k normal and k abnormal cases of each class")
     few.add_argument("--shots", type=int, required=True, metavar="K")
+    _add_split(few)
     split = actions.add_parser("split", help="train, val and test by patient")
     split.add_argument("--fractions", type=float, nargs=3, default=(0.7, 0.15, 0.15), metavar=("TRAIN", "VAL", "TEST"))
     for action in (check, few, split):
@@ -156,8 +163,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(str(error), error.exit_code)
     except OSError as error:
         return _complain(f"{error.filename or 'a file'}: {error.strerror or error}", OutputError.exit_code)
-    except MemoryError:
-        return _complain("out of memory; take a smaller --batch-size or --image-size", 2)
+    except MemoryError as error:
+        return _complain(str(error) or "out of memory; take a smaller --batch-size or --image-size", 2)
     except KeyboardInterrupt:
         return _complain("interrupted; a training run goes on when started again", INTERRUPTED)
 

@@ -297,6 +297,44 @@ def _relative(path: Path, folder: Path) -> str:
     return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
 
 
+def find_scans(paths: Sequence[str | Path]) -> tuple[list[Path], list[Path]]:
+    """The images to score among files and folders, and those passed over.
+
+    Passed over in a folder are our own heatmaps (``X_heatmap``) and files named as the mask of a scan that lies beside them
+    (see ``build_index``). A file named by itself is always taken.
+
+    Raises:
+        InputError: as ``find_images``; or a folder holds nothing else.
+    """
+    found = find_images(paths)
+    named = {Path(path).resolve() for path in paths}
+    names: dict[Path, set[str]] = {}
+    for file in found:
+        names.setdefault(file.parent, set()).add(case_name(file))
+    scans: list[Path] = []
+    passed_over: list[Path] = []
+    for file in found:
+        beside = names[file.parent] - {case_name(file)}
+        (passed_over if file.resolve() not in named and _is_by_product(file, beside) else scans).append(file)
+    if not scans:
+        raise InputError(f"{passed_over[0].parent}: only masks and heatmaps in this folder; name a scan")
+    return scans, passed_over
+
+
+def _is_by_product(file: Path, beside: set[str]) -> bool:
+    name = case_name(file)
+    if name.endswith("_heatmap"):
+        return True
+    stem = _mask_stem(name, MASK_SUFFIXES)
+    return stem is not None and any(stem in (other, other.rpartition("_")[0]) for other in beside)
+
+
+def _mask_stem(name: str, suffixes: Sequence[str]) -> str | None:
+    """``X`` of the mask name ``X_seg``; None for another name."""
+    lengths = [len(suffix) for suffix in suffixes if name.lower().endswith(suffix)]
+    return name[: -max(lengths)] if lengths else None
+
+
 def _pair_folders(images: Path, masks: Path) -> dict[Path, Path | None]:
     found = {mask.parent.relative_to(masks) / case_name(mask): mask for mask in find_images([masks])}
     pairs = {image: found.pop(image.parent.relative_to(images) / case_name(image), None) for image in find_images([images])}
@@ -306,12 +344,12 @@ def _pair_folders(images: Path, masks: Path) -> dict[Path, Path | None]:
 
 
 def _pair_suffixes(files: Sequence[Path], suffixes: tuple[str, ...]) -> dict[Path, Path | None]:
-    masks = [file for file in files if case_name(file).lower().endswith(suffixes)]
-    pairs: dict[Path, Path | None] = {file: None for file in files if file not in masks}
+    stems = {file: _mask_stem(case_name(file), suffixes) for file in files}
+    pairs: dict[Path, Path | None] = {file: None for file in files if stems[file] is None}
     problems = []
-    for mask in masks:
-        name = case_name(mask)
-        stem = name[: -max(len(suffix) for suffix in suffixes if name.lower().endswith(suffix))]
+    for mask, stem in stems.items():
+        if stem is None:
+            continue
         beside = [image for image in pairs if image.parent == mask.parent]
         owners = [image for image in beside if case_name(image) == stem] or [
             image for image in beside if case_name(image).rpartition("_")[0] == stem

@@ -52,7 +52,7 @@ def cut_volume(volume: Volume, preset: Preset, plane: str | None = None, limits:
     if last >= len(images):
         raise InputError(f"{volume.path}: slices {first} to {last} were asked for, but it has {len(images)} in this plane")
     flat = images.reshape(len(images), -1)
-    used = [s for s in range(first, last + 1) if flat[s].min() < flat[s].max()]
+    used = [s for s in range(first, last + 1) if volume.is_picture or flat[s].min() < flat[s].max()]
     if not used:
         raise InputError(f"{volume.path}: every slice from {first} to {last} is empty under preset '{preset.name}'")
     return CutCase(volume, plan, images, None, used)
@@ -61,11 +61,13 @@ def cut_volume(volume: Volume, preset: Preset, plane: str | None = None, limits:
 def cut_case(case: Case, preset: Preset) -> CutCase:
     """Read, cut and window one row of an index, with its mask. The row's own preset and plane come first.
 
+    A blank picture is a slice like any other: benchmarks of pictures hold some, and count them.
+
     Raises:
         InputError: an image or mask cannot be used.
     """
     preset = get_preset(case.preset) if case.preset else preset
-    volume = read_volume(case.image_path)
+    volume = read_volume(case.image_path, allow_blank_picture=True)
     cut = cut_volume(volume, preset, case.plane, case.slices)
     if case.mask_path is not None:
         masks: Array | None = cut.plan.cut(read_mask(case.mask_path, volume))

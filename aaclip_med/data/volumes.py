@@ -117,8 +117,8 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     return sorted(found.values())
 
 
-def read_volume(path: str | Path) -> Volume:
-    """Read one scan or picture.
+def read_volume(path: str | Path, allow_blank_picture: bool = False) -> Volume:
+    """Read one scan or picture. ``allow_blank_picture``: a picture (not a scan) may hold one value only.
 
     Raises:
         InputError: the file is missing, damaged, of another kind (2-D, several volumes, complex, colour NIfTI, several
@@ -130,7 +130,7 @@ def read_volume(path: str | Path) -> Volume:
         bad = int(array.size - np.count_nonzero(np.isfinite(array)))
         if bad:
             raise InputError(f"{path}: {bad} of {array.size} voxels are NaN or infinite; replace them before scoring")
-    if array.min() == array.max():
+    if array.min() == array.max() and not (volume.is_picture and allow_blank_picture):
         raise InputError(f"{path}: every voxel is {array.flat[0]}; nothing to score, check how it was exported")
     return volume
 

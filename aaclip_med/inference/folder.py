@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from aaclip_med import __version__
-from aaclip_med.data.index import unique_names
+from aaclip_med.data.index import find_scans, unique_names
 from aaclip_med.data.slices import CutCase, cut_volume
-from aaclip_med.data.volumes import find_images, read_volume
+from aaclip_med.data.volumes import read_volume
 from aaclip_med.data.writing import prepare_output_folder, write_csv, write_heatmap, write_json
 from aaclip_med.errors import AaclipError, OutputError
 from aaclip_med.inference.predictor import Prediction, Predictor
@@ -61,13 +61,14 @@ def score_folder(
 ) -> FolderResult:
     """Score files and folders into ``out``: ``heatmaps/``, ``volumes.csv``, ``slices.csv``, ``lesions.csv``, ``run.json``.
 
-    A case that cannot be scored gets a row with its error and does not stop the rest.
+    A case that cannot be scored gets a row with its error and does not stop the rest. Masks and earlier heatmaps in a folder
+    are passed over (``data.index.find_scans``).
 
     Raises:
         InputError: an input path is missing or holds no image.
         OutputError: the folder cannot be written to.
     """
-    paths = find_images(inputs)
+    paths, passed_over = find_scans(inputs)
     names = unique_names(paths)
     out = prepare_output_folder(out)
     prepare_output_folder(out / "heatmaps")
@@ -103,7 +104,12 @@ def score_folder(
     write_csv(out / "slices.csv", SLICE_COLUMNS, result.slices)
     write_csv(out / "lesions.csv", LESION_COLUMNS, result.lesions)
     cases = [row | {"input": str(path)} for row, path in zip(result.volumes, paths, strict=True)]
-    account = {"cases": cases, "failed": result.failed, "seconds": round(time.time() - started, 2)}
+    account = {
+        "cases": cases,
+        "passed_over": [str(path) for path in passed_over],
+        "failed": result.failed,
+        "seconds": round(time.time() - started, 2),
+    }
     write_json(
         out / "run.json",
         describe_run(predictor) | {"threshold": threshold, "minimum_ml": minimum_ml, "options": settings or {}} | account,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from aaclip_med.presets import Preset, get_preset
 from aaclip_med.scoring.calibration import Calibration
 
 Array = np.ndarray[Any, Any]
+
+_log = logging.getLogger(__name__)
 
 TOP_SLICES = 3
 LOG_ODDS_LIMIT = 40.0
@@ -101,19 +104,37 @@ class Predictor:
 
     @torch.inference_mode()
     def score_slices(self, images: Array) -> SliceScores:
-        """Windowed slices (S, H, W) or (S, H, W, 3) in [0, 1]."""
-        size = self.detector.config.image_size
+        """Score windowed slices (S, H, W) or (S, H, W, 3) in [0, 1]. Where a GPU's memory does not hold a batch, batches halve.
+
+        Raises:
+            MemoryError: not even one slice fits.
+        """
         maps, detections = [], []
-        for start in range(0, len(images), self.batch_size):
-            chunk = torch.from_numpy(np.ascontiguousarray(images[start : start + self.batch_size])).to(self.device)
-            chunk = chunk.unsqueeze(1) if chunk.ndim == 3 else chunk.movedim(-1, 1)
-            with autocast(self.device, self.dtype):
-                batch = normalise_slices(resize_slices(chunk.float(), size))
-                heatmap, detection = self.detector(batch, self.anchors, self.domain)
-            log_odds = 2.0 * heatmap[:, 0].float() / len(self.detector.levels) - 1.0
-            maps.append(log_odds.clamp(-LOG_ODDS_LIMIT, LOG_ODDS_LIMIT).cpu().numpy())
-            detections.append(detection.float().cpu().numpy())
+        start = 0
+        while start < len(images):
+            try:
+                log_odds, detection = self._score_batch(images[start : start + self.batch_size])
+            except torch.OutOfMemoryError:
+                if self.batch_size == 1:
+                    raise MemoryError("out of memory on the GPU with one slice at a time; take --device cpu") from None
+                self.batch_size //= 2
+                torch.cuda.empty_cache()
+                _log.warning("out of memory on the GPU; going on with %d slices at once", self.batch_size)
+                continue
+            maps.append(log_odds)
+            detections.append(detection)
+            start += len(log_odds)
         return SliceScores(np.concatenate(maps), np.concatenate(detections))
+
+    def _score_batch(self, images: Array) -> tuple[Array, Array]:
+        """Log odds (B, size, size) and detection scores (B,) of windowed slices (B, H, W) or (B, H, W, 3)."""
+        chunk = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+        chunk = chunk.unsqueeze(1) if chunk.ndim == 3 else chunk.movedim(-1, 1)
+        with autocast(self.device, self.dtype):
+            batch = normalise_slices(resize_slices(chunk.float(), self.detector.config.image_size))
+            heatmap, detection = self.detector(batch, self.anchors, self.domain)
+        log_odds = 2.0 * heatmap[:, 0].float() / len(self.detector.levels) - 1.0
+        return log_odds.clamp(-LOG_ODDS_LIMIT, LOG_ODDS_LIMIT).cpu().numpy(), detection.float().cpu().numpy()
 
     def predict(self, cut: CutCase) -> Prediction:
         """Score every used slice of a case."""

@@ -23,13 +23,13 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 TINY_TOWER: dict[str, Any] = {
     "embed_dim": 128,
-    "vision_cfg": {"image_size": 160, "layers": 8, "width": 192, "head_width": 64, "patch_size": 10},
+    "vision_cfg": {"image_size": 160, "layers": 4, "width": 128, "head_width": 64, "patch_size": 8},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 128, "heads": 2, "layers": 4},
     "quick_gelu": False,
 }
 """The embedded tower, in open_clip's configuration format: for trying the software, not for patients."""
 
-TINY_ADAPTERS: dict[str, Any] = {"image_adapters": 8, "text_adapters": 1, "image_mix": 0.5, "projection_relu": True}
+TINY_ADAPTERS: dict[str, Any] = {"image_adapters": 4, "text_adapters": 1, "image_mix": 0.5, "projection_relu": True}
 """What suits it: random blocks see little by themselves, so the adapters take a larger share, in every block."""
 
 

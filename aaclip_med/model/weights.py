@@ -6,6 +6,7 @@ import hashlib
 import pickle
 import struct
 import urllib.error
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -97,7 +98,10 @@ def read_state(path: Path) -> State:
         if path.suffix == ".safetensors":
             loaded: Any = load_file(path)
         elif _is_torchscript(path):
-            loaded = torch.jit.load(str(path), map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
+            with warnings.catch_warnings():
+                # torch calls TorchScript deprecated; OpenAI's archives stay as they are.
+                warnings.filterwarnings("ignore", message=".*torch.jit.load.*")
+                loaded = torch.jit.load(str(path), map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
         else:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

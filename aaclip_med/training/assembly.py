@@ -37,10 +37,10 @@ def track_cases(cases: Iterable[Case]) -> Iterable[Case]:
 
 
 def build_loader(
-    dataset: SliceDataset, batch_size: int, workers: int = 0, seed: int = 0, shuffle: bool = True, length: int | None = None
+    dataset: SliceDataset, batch_size: int, workers: int = 0, seed: int = 0, recipe: StageRecipe | None = None
 ) -> DataLoader[dict[str, Any]]:
-    """A loader of ``length`` slices (default: all), drawn by seed and epoch alone; all in order where not shuffled."""
-    sampler = EpochSampler(dataset, seed, length) if shuffle else None
+    """A loader that draws as ``recipe`` says, by seed and epoch alone; all slices in order where there is none."""
+    sampler = EpochSampler(dataset, seed, recipe.count_slices(len(dataset)), recipe.lesion_share) if recipe else None
     return DataLoader(dataset, batch_size=batch_size, sampler=sampler, num_workers=workers)
 
 

@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import torch
 from monai.bundle import ConfigWorkflow
 
 from aaclip_med.errors import AaclipError
@@ -43,8 +44,11 @@ def train(overrides: dict[str, Any]) -> Path:
         workflow.run()
         workflow.finalize()
     except RuntimeError as error:
+        # MONAI wraps what a part raised in RuntimeErrors of its own.
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, (AaclipError, KeyboardInterrupt, OSError, MemoryError)):
+            if isinstance(cause, torch.OutOfMemoryError):
+                raise MemoryError("out of memory on the GPU; take a smaller --image-batch-size or --image-size") from None
             cause = cause.__cause__ or cause.__context__
         if cause is None:
             raise

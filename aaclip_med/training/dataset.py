@@ -68,12 +68,26 @@ class SliceDataset(Dataset[dict[str, Any]]):
 
 
 class EpochSampler(Sampler[int]):
-    """Slices without repetition, ``length`` of them (default: all), drawn anew by the seed and the epoch."""
+    """``length`` slices (default: as many as there are), drawn anew by the seed and the epoch.
 
-    def __init__(self, dataset: SliceDataset, seed: int = 0, length: int | None = None) -> None:
+    ``lesion_share``: the share of them that show a lesion; each kind is gone through before any of it comes again. None, or
+    where the dataset has one kind only: slices as they come, without repetition.
+    """
+
+    def __init__(
+        self, dataset: SliceDataset, seed: int = 0, length: int | None = None, lesion_share: float | None = None
+    ) -> None:
         self.dataset = dataset
         self.seed = seed
         self.length = len(dataset) if length is None else length
+        labels = np.array([item.label for item in dataset.slices], dtype=bool)
+        self.kinds = [np.flatnonzero(labels), np.flatnonzero(~labels)]
+        if lesion_share is None or not all(len(kind) for kind in self.kinds):
+            self.kinds = [np.arange(len(dataset))]
+            self.counts = [self.length]
+        else:
+            lesions = round(self.length * lesion_share)
+            self.counts = [lesions, self.length - lesions]
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch to draw next, counted from 1."""
@@ -84,7 +98,11 @@ class EpochSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         rng = np.random.default_rng((self.seed, self.dataset.epoch))
-        return iter(rng.permutation(len(self.dataset))[: self.length].tolist())
+        drawn = []
+        for kind, count in zip(self.kinds, self.counts, strict=True):
+            rounds = -(-count // len(kind))
+            drawn.append(np.concatenate([rng.permutation(kind) for _ in range(rounds)] or [kind[:0]])[:count])
+        return iter(rng.permutation(np.concatenate(drawn)).tolist())
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def adapters(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Adapters that the bundle trained on the study for one epoch a stage, at a small image size."""
     out = tmp_path_factory.mktemp("run")
-    arguments = ["--preset", "brain-mri", "--backbone", "tiny", "--image-size", "50", "--text-epochs", "1"]
+    arguments = ["--preset", "brain-mri", "--backbone", "tiny", "--image-size", "40", "--text-epochs", "1"]
     arguments += ["--image-epochs", "2", "--index", str(study / "train.jsonl"), "--out", str(out)]
     assert main(["train", *arguments]) == 0
     return out / "adapters.safetensors"

@@ -31,7 +31,7 @@ def run(detector):
 
 @pytest.fixture(scope="module")
 def tiny():
-    return build_detector("tiny", fidelity="paper", levels=(4, 8), image_mix=0.3, text_adapters=2, projection_relu=True, seed=9)
+    return build_detector("tiny", fidelity="paper", levels=(2, 4), image_mix=0.3, text_adapters=2, projection_relu=True, seed=9)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_the_same_backbone_and_fidelity_may_be_repeated(path):
 
 
 def test_another_image_size_is_allowed(path):
-    assert build_detector(adapters=path, image_size=100).tower.grid == (10, 10)
+    assert build_detector(adapters=path, image_size=80).tower.grid == (10, 10)
 
 
 def test_adapters_of_another_shape_are_refused_by_name(path, tiny):

@@ -21,7 +21,7 @@ from aaclip_med.model.weights import read_state
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:Detected pickle protocol:UserWarning")
 
 IMAGES = torch.linspace(-2, 2, 2 * 3 * 20 * 20).view(2, 3, 20, 20).sin()
-TINY_HASH = "be3df2fa4d9329d2bf1e3e8a9156b24b95b9c3a30951bb863b73a46597817feb"
+TINY_HASH = "9e4becc1eb834dcd9f5479c6f0ca853526738a92ca7a2a52865cf50e027527e5"
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +236,7 @@ def test_tiny_is_the_same_tower_each_time():
 
 
 def test_tiny_is_the_same_tower_at_every_image_size():
-    assert build_detector("tiny", image_size=100).tower_hash == TINY_HASH
+    assert build_detector("tiny", image_size=80).tower_hash == TINY_HASH
 
 
 def test_the_tiny_weights_are_of_the_tiny_tower_alone():

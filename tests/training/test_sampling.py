@@ -1,0 +1,65 @@
+"""Which slices an epoch draws."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aaclip_med.data.index import Case
+from aaclip_med.data.slices import SliceStore
+from aaclip_med.presets import get_preset
+from aaclip_med.training.dataset import EpochSampler, SliceDataset
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> SliceDataset:
+    """Twelve pictures, three of them with a lesion, one of them blank."""
+    cases = []
+    for number in range(12):
+        picture = np.full((20, 20), 10, np.uint8)
+        if number:
+            picture[5:9, 5:9] = 200
+        Image.fromarray(picture).save(tmp_path / f"{number}.png")
+        mask = None
+        if number >= 9:
+            mask = tmp_path / f"{number}_mask.png"
+            Image.fromarray((picture > 100).astype(np.uint8) * 255).save(mask)
+        cases.append(Case(tmp_path / f"{number}.png", int(mask is not None), "Brain", mask))
+    store = SliceStore(cases, get_preset("brain-mri"), tmp_path / "cache")
+    return SliceDataset(store, store.slices, 20, "reference")
+
+
+def draw(sampler: EpochSampler, epoch: int) -> list[int]:
+    sampler.set_epoch(epoch)
+    return list(sampler)
+
+
+def test_a_blank_picture_is_a_slice_like_any_other(dataset: SliceDataset) -> None:
+    assert len(dataset) == 12
+    assert dataset[0]["label"] == 0
+
+
+def test_without_a_share_every_slice_comes_once(dataset: SliceDataset) -> None:
+    assert sorted(draw(EpochSampler(dataset), 1)) == list(range(12))
+
+
+def test_a_share_of_the_slices_drawn_shows_lesions_and_none_is_favoured(dataset: SliceDataset) -> None:
+    drawn = draw(EpochSampler(dataset, lesion_share=0.75), 1)
+    counts = Counter(drawn)
+    assert len(drawn) == 12
+    assert [counts[number] for number in (9, 10, 11)] == [3, 3, 3]
+    assert max(counts[number] for number in range(9)) == 1
+
+
+def test_an_epoch_is_the_same_each_time_and_unlike_the_next(dataset: SliceDataset) -> None:
+    one, other = EpochSampler(dataset, seed=3, lesion_share=0.5), EpochSampler(dataset, seed=3, lesion_share=0.5)
+    assert draw(one, 4) == draw(other, 4) != draw(one, 5)
+
+
+def test_a_share_is_left_aside_where_all_slices_are_of_one_kind(dataset: SliceDataset) -> None:
+    dataset.slices = [item for item in dataset.slices if not item.label]
+    assert sorted(draw(EpochSampler(dataset, lesion_share=0.75), 1)) == list(range(9))
