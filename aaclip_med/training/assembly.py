@@ -134,7 +134,9 @@ def finish_run(
         "settings": stages[-1].settings,
     }
     path = Path(output) / "adapters.safetensors"
-    save_adapters(path, detector, preset, {"training": story["slices"], **(provenance or {})})
+    save_adapters(
+        path, detector, preset, {"training": {**story["slices"], "settings": stages[-1].settings}, **(provenance or {})}
+    )
     write_json(Path(output) / "training.json", story)
     return path
 

@@ -34,6 +34,7 @@ class StageProgress:
         scheduler: LRScheduler,
         evaluator: Engine | None,
         settings: dict[str, Any],
+        settled: float = 0.0,
     ) -> None:
         self.last = Path(folder) / f"{stage}_last.pt"
         self.best = Path(folder) / f"{stage}_best.pt"
@@ -43,6 +44,7 @@ class StageProgress:
         self.scheduler = scheduler
         self.evaluator = evaluator
         self.settings = settings
+        self.settled = settled
         self.best_score = math.nan
         self.best_epoch = 0
         self.history: list[dict[str, Any]] = []
@@ -58,7 +60,7 @@ class StageProgress:
         loss = engine.state.output["loss"].item()
         self.history.append({"epoch": engine.state.epoch, "loss": loss, **metrics})
         adapters = self.detector.adapter_state()
-        if math.isnan(score) or math.isnan(self.best_score) or score > self.best_score:
+        if self._is_better(score, engine.state.epoch, engine.state.max_epochs):
             self.best_score, self.best_epoch = score, engine.state.epoch
             self._write(self.best, {"adapters": adapters})
         self._write(
@@ -76,6 +78,13 @@ class StageProgress:
                 "settings": self.settings,
             },
         )
+
+    def _is_better(self, score: float, epoch: int, epochs: int) -> bool:
+        """Whether ``epoch`` takes the best one's place: any does until the run is settled, then the higher score."""
+        unsettled = int(self.settled * epochs)
+        if math.isnan(score) or math.isnan(self.best_score) or epoch <= unsettled or self.best_epoch <= unsettled:
+            return True
+        return score > self.best_score
 
     def resume(self, engine: SupervisedTrainer) -> bool:
         """Take up the last epoch written, if there is one; True when the stage is already complete.

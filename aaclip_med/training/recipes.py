@@ -11,7 +11,8 @@ class StageRecipe:
     """One stage. ``epochs`` passes over the slices; or, where 0, as many as come nearest to ``steps`` optimiser steps.
 
     ``milestones``: the steps at which the learning rate is halved. ``warmup``: steps of linear warm-up. ``lesion_share``: the
-    share of slices with lesions among those drawn; None: as they come.
+    share of slices with lesions among those drawn; None: as they come. ``settled``: the share of the epochs that have to pass
+    before one may be the best: on a small validation set an early epoch wins by luck.
     """
 
     learning_rate: float
@@ -21,6 +22,7 @@ class StageRecipe:
     milestones: tuple[int, ...] = ()
     warmup: int = 0
     lesion_share: float | None = None
+    settled: float = 0.0
 
     def count_epochs(self, slices: int) -> int:
         """Epochs for ``slices`` training slices."""
@@ -53,7 +55,9 @@ PUBLISHED = Recipe(
 
 TINY = Recipe(
     text=StageRecipe(learning_rate=1e-3, batch_size=8, steps=10, lesion_share=0.75),
-    image=StageRecipe(learning_rate=1e-3, batch_size=8, steps=450, milestones=(300, 390), warmup=20, lesion_share=0.75),
+    image=StageRecipe(
+        learning_rate=1e-3, batch_size=8, steps=450, milestones=(300, 390), warmup=20, lesion_share=0.75, settled=0.67
+    ),
     precision="float32",
 )
 """For the embedded tower, whose weights are random and whose adapters must learn more in a few hundred steps: lesions are drawn
