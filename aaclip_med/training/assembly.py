@@ -125,18 +125,18 @@ def finish_run(
 ) -> Path:
     """Write ``adapters.safetensors``, the best epoch's of the last stage, and ``training.json``; returns the first's path."""
     stages[-1].load_best()
+    counts = {"train": len(slices.train), "validation": len(slices.validation), "validation_split": slices.split}
     story = {
         "stages": {
             stage.stage: {"best_epoch": stage.best_epoch, "best_score": stage.best_score, "epochs": stage.history}
             for stage in stages
         },
-        "slices": {"train": len(slices.train), "validation": len(slices.validation), "validation_split": slices.split},
+        "slices": counts,
         "settings": stages[-1].settings,
     }
     path = Path(output) / "adapters.safetensors"
-    save_adapters(
-        path, detector, preset, {"training": {**story["slices"], "settings": stages[-1].settings}, **(provenance or {})}
-    )
+    training = {**counts, "settings": stages[-1].settings}
+    save_adapters(path, detector, preset, {"training": training, **(provenance or {})})
     write_json(Path(output) / "training.json", story)
     return path
 
