@@ -16,6 +16,7 @@ from aaclip_med.data.index import Case, build_index, find_scans, read_index, wri
 from aaclip_med.data.sampling import few_shot, split_by_patient
 from aaclip_med.data.writing import prepare_output_folder, write_json
 from aaclip_med.errors import InputError
+from aaclip_med.presets import Window
 
 
 def run_score(options: argparse.Namespace) -> int:
@@ -29,7 +30,7 @@ def run_score(options: argparse.Namespace) -> int:
         options.inputs,
         predictor,
         options.out,
-        options.plane,
+        _cutting(options),
         options.threshold,
         options.minimum_ml,
         _list_options(options),
@@ -76,8 +77,9 @@ def run_calibrate(options: argparse.Namespace) -> int:
         raise InputError(f"adapters '{options.adapters}' cannot be written to; say where with --out FILE")
     prepare_output_folder(Path(path).absolute().parent)
     predictor = _load(options)
-    calibration = calibrate(cases, predictor, _track)
-    store_calibration(predictor, calibration, path)
+    cutting = _cutting(options)
+    calibration = calibrate(cases, predictor, _track, cutting)
+    store_calibration(predictor, calibration, path, cutting)
     print(f"calibrated on {calibration.n_volumes} normal volumes, {calibration.n_voxels:,} voxels: {path}")
     if calibration.caveat:
         print(f"note: {calibration.caveat}")
@@ -138,6 +140,27 @@ def run_demo(options: argparse.Namespace) -> int:
     return 0
 
 
+def _cutting(options: argparse.Namespace) -> Any:
+    from aaclip_med.inference.cutting import Cutting
+
+    mask = Path(options.mask) if options.mask else None
+    if mask is not None and not mask.exists():
+        raise InputError(f"{mask}: no such organ mask or folder of masks")
+    slices = tuple(options.slices) if getattr(options, "slices", None) else None
+    if slices is not None and not 0 <= slices[0] <= slices[1]:
+        raise InputError(f"--slices {slices[0]} {slices[1]}: first and last, counted from 0")
+    return Cutting(options.plane, slices, getattr(options, "stride", 1), mask, options.volume)
+
+
+def _window(options: argparse.Namespace) -> Window | None:
+    for kind, limits in (("hu", getattr(options, "window", None)), ("percentile", getattr(options, "percentiles", None))):
+        if limits is not None:
+            if not limits[0] < limits[1]:
+                raise InputError(f"window {limits[0]:g} {limits[1]:g}: its high must be above its low")
+            return Window(kind, *limits)  # type: ignore[arg-type]
+    return None
+
+
 def _judge(failed: int, done: int) -> int:
     """The exit code of a run over cases."""
     if not failed:
@@ -168,6 +191,7 @@ def _load(options: argparse.Namespace) -> Any:
         options.precision,
         options.batch_size,
         getattr(options, "domain", "medical"),
+        _window(options),
     )
 
 

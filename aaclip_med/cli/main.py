@@ -24,7 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="aaclip-med",
         description="Lesion heatmaps without lesion labels: AA-CLIP for medical volumes. For research, not for clinical use.",
-        epilog="exit codes: 0 done, 1 some cases failed, 2 bad input or option, 3 cannot write",
+        epilog="exit codes: 0 done, 3 some cases failed, 1 none done or nothing can be written, 2 bad input or option",
     )
     parser.add_argument("--version", action="version", version=f"aaclip-med {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -56,6 +56,16 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     group.add_argument("--batch-size", type=int, default=16, metavar="N", help="slices at once (default 16)")
 
 
+def _add_cutting(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("slices")
+    group.add_argument("--plane", choices=(*PLANES, "all"), help="default: the preset's; 'all' fuses the three anatomical ones")
+    window = group.add_mutually_exclusive_group()
+    window.add_argument("--window", type=float, nargs=2, metavar=("LOW", "HIGH"), help="voxel values (HU) shown from 0 to 1")
+    window.add_argument("--percentiles", type=float, nargs=2, metavar=("LOW", "HIGH"), help="the same, in percentiles")
+    group.add_argument("--mask", metavar="PATH", help="an organ mask, or a folder of them named as the cases: look only there")
+    group.add_argument("--volume", type=int, metavar="N", help="which volume of 4-D files, from 0")
+
+
 def _add_split(command: argparse.ArgumentParser) -> None:
     command.add_argument("--split", choices=("train", "val", "test"), help="only the rows of this split")
 
@@ -69,7 +79,9 @@ def _add_score(commands: Commands) -> None:
     command = commands.add_parser("score", help="heatmaps and tables for files and folders")
     command.add_argument("inputs", nargs="+", metavar="INPUT", help="NIfTI, NRRD, MHA or picture files, or folders of them")
     command.add_argument("--out", required=True, metavar="DIR")
-    command.add_argument("--plane", choices=PLANES, help="default: the preset's")
+    _add_cutting(command)
+    command.add_argument("--slices", type=int, nargs=2, metavar=("FIRST", "LAST"), help="only these, both included")
+    command.add_argument("--stride", type=int, default=1, metavar="N", help="score every N-th slice, interpolate between")
     command.add_argument(
         "--threshold", type=float, help="heat at which a candidate begins (default 0.999 calibrated, else 0.5)"
     )
@@ -108,6 +120,7 @@ def _add_calibrate(commands: Commands) -> None:
         "--index", required=True, metavar="JSONL", help="its normal rows are used; none may have been trained on"
     )
     _add_split(command)
+    _add_cutting(command)
     command.add_argument("--out", metavar="FILE", help="default: the adapters file itself")
     _add_model(command)
 

@@ -29,6 +29,7 @@ class CutCase:
     images: (S, H, W) or (S, H, W, 3), float32 in [0, 1]; slice s is index s along ``plan.axis`` of the volume.
     masks: (S, H, W) bool, or None where the index names no mask and the case is not known to be normal.
     used: the slice numbers that are not empty and within the case's range.
+    organ: (S, H, W) bool, the part of the volume that is looked at; None: all of it.
     """
 
     volume: Volume
@@ -36,18 +37,27 @@ class CutCase:
     images: Array
     masks: Array | None
     used: list[int]
+    organ: Array | None = None
 
 
-def cut_volume(volume: Volume, preset: Preset, plane: str | None = None, limits: tuple[int, int] | None = None) -> CutCase:
+def cut_volume(
+    volume: Volume,
+    preset: Preset,
+    plane: str | None = None,
+    limits: tuple[int, int] | None = None,
+    organ: Array | None = None,
+) -> CutCase:
     """Cut and window ``volume`` in ``plane`` (default: the preset's), no masks.
 
     A slice is empty when all its pixels are the same under the window. ``limits``: first and last slice used, inclusive.
+    ``organ`` (I, J, K) bool: the window is taken within it, everything outside is 0, and slices without it are empty, as in
+    BMAD's liver set (arXiv 2306.11876).
 
     Raises:
         InputError: the volume does not suit the window, the limits lie outside, or no slice is left.
     """
     plan = plan_volume(volume, plane or preset.plane)  # type: ignore[arg-type]
-    images = plan.cut(apply_window(volume, preset.window))
+    images = plan.cut(apply_window(volume, preset.window, organ))
     first, last = limits or (0, len(images) - 1)
     if last >= len(images):
         raise InputError(f"{volume.path}: slices {first} to {last} were asked for, but it has {len(images)} in this plane")
@@ -55,7 +65,7 @@ def cut_volume(volume: Volume, preset: Preset, plane: str | None = None, limits:
     used = [s for s in range(first, last + 1) if volume.is_picture or flat[s].min() < flat[s].max()]
     if not used:
         raise InputError(f"{volume.path}: every slice from {first} to {last} is empty under preset '{preset.name}'")
-    return CutCase(volume, plan, images, None, used)
+    return CutCase(volume, plan, images, None, used, plan.cut(organ) if organ is not None else None)
 
 
 def cut_case(case: Case, preset: Preset) -> CutCase:

@@ -30,11 +30,11 @@ from PIL import Image
 
 from aaclip_med.errors import InputError
 
-NIFTI_ENDINGS = (".nii.gz", ".nii")
+NIFTI_ENDINGS = (".nii.gz", ".nii", ".img.gz", ".img")
 ITK_ENDINGS = {".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 ENDINGS = (*NIFTI_ENDINGS, *ITK_ENDINGS, *PICTURE_ENDINGS)
-"""Every file ending that is read, lower case; upper case is read as well."""
+"""Every file ending that is read, lower case; upper case is read as well. A pair ``.hdr``/``.img`` is named by its ``.img``."""
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 MAX_BYTES = 16 * 1024**3
@@ -117,14 +117,15 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     return sorted(found.values())
 
 
-def read_volume(path: str | Path, allow_blank_picture: bool = False) -> Volume:
+def read_volume(path: str | Path, allow_blank_picture: bool = False, number: int | None = None) -> Volume:
     """Read one scan or picture. ``allow_blank_picture``: a picture (not a scan) may hold one value only.
+    ``number``: which volume of a 4-D NIfTI file, counted from 0; other files have only number 0.
 
     Raises:
         InputError: the file is missing, damaged, of another kind (2-D, several volumes, complex, colour NIfTI, several
             pages), without a usable geometry (zero spacing, singular affine), not finite, or constant.
     """
-    volume = _read(Path(path))
+    volume = _read(Path(path), number)
     array = volume.array
     if np.issubdtype(array.dtype, np.floating):
         bad = int(array.size - np.count_nonzero(np.isfinite(array)))
@@ -162,15 +163,17 @@ def _is_visible(path: Path) -> bool:
     return not any(part.startswith(".") for part in path.parts)
 
 
-def _read(path: Path) -> Volume:
+def _read(path: Path, number: int | None = None) -> Volume:
     if path.is_dir():
         raise InputError(f"{path}: a folder, not an image file; name a file in it")
     if not path.exists():
         raise InputError(f"{path}: no such file; check the path")
     name = path.name.lower()
     if name.endswith(NIFTI_ENDINGS):
-        volume = _read_nifti(path)
-    elif path.suffix.lower() in ITK_ENDINGS:
+        return _read_nifti(path, number)
+    if number:
+        raise InputError(f"{path}: volume {number} was asked for; only 4-D NIfTI files hold several")
+    if path.suffix.lower() in ITK_ENDINGS:
         volume = _read_itk(path)
     elif name.endswith(PICTURE_ENDINGS):
         return _read_picture(path)
@@ -179,20 +182,24 @@ def _read(path: Path) -> Volume:
     return replace(volume, array=_to_native(volume.array))
 
 
-def _read_nifti(path: Path) -> Volume:
+def _read_nifti(path: Path, number: int | None) -> Volume:
     compressed = path.name.lower().endswith(".gz")
     try:
         with _silence_nibabel():
             image = nib.load(path, mmap=False)
         header = image.header
-        _check_shape(path, tuple(header.get_data_shape()), header.get_data_dtype())
+        if not isinstance(header, nib.Nifti1Header):
+            raise InputError(f"{path}: an Analyze 7.5 file, which does not say how it lies; convert it to NIfTI")
+        described = Path(image.file_map.get("header", image.file_map["image"]).filename or path)
+        _check_shape(path, tuple(header.get_data_shape()), header.get_data_dtype(), number)
         _check_file_size(path, image, compressed)
-        _check_pixdim(path, type(header))
+        _check_pixdim(described, type(header))
         _check_affine(path, image.affine)
         if compressed:
             with gzip.open(path) as stream, _silence_nibabel():
                 # Reading to the very end makes gzip compare its checksum, which nibabel alone does not.
-                array = np.asanyarray(type(image).from_file_map(image.make_file_map({"image": stream})).dataobj)
+                files = {"image": stream} | ({"header": str(described)} if described != path else {})
+                array = np.asanyarray(type(image).from_file_map(image.make_file_map(files)).dataobj)
                 while stream.read(1 << 20):
                     pass
         else:
@@ -203,7 +210,9 @@ def _read_nifti(path: Path) -> Volume:
         raise _unreadable(path, "NIfTI", error) from None
     shape = tuple(int(n) for n in array.shape)
     affine = np.asarray(image.affine, dtype=np.float64)
-    return Volume(array.reshape(shape[:3]), affine, path, header, shape, is_picture=False)
+    if math.prod(shape[3:]) > 1:
+        array, shape = array.reshape(*shape[:3], -1)[..., number or 0], shape[:3]
+    return Volume(_to_native(array.reshape(shape[:3])), affine, path, header, shape, is_picture=False)
 
 
 def _read_itk(path: Path) -> Volume:
@@ -265,7 +274,7 @@ def _picture_array(path: Path, image: Image.Image) -> np.ndarray[Any, Any]:
     return np.array(image.convert("RGB"))
 
 
-def _check_shape(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+def _check_shape(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], number: int | None = None) -> None:
     """Refuse by the header alone, before any memory is taken."""
     if dtype.fields is not None:
         raise InputError(f"{path}: colour (RGB) voxels; only one number per voxel is read, save a scalar image")
@@ -275,8 +284,11 @@ def _check_shape(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> No
         raise InputError(f"{path}: {len(shape)}-D image of shape {shape}; a volume (3-D) or a picture file is needed")
     if any(n < 1 for n in shape):
         raise InputError(f"{path}: shape {shape} has an axis without voxels; export it again")
-    if math.prod(shape[3:]) > 1:
-        raise InputError(f"{path}: {math.prod(shape[3:])} volumes (shape {shape}); save the one to score as a 3-D file")
+    volumes = math.prod(shape[3:])
+    if number is None and volumes > 1:
+        raise InputError(f"{path}: {volumes} volumes (shape {shape}); choose one (--volume N, from 0) or save it as a 3-D file")
+    if number is not None and not 0 <= number < volumes:
+        raise InputError(f"{path}: volume {number} was asked for; it holds {volumes}, counted from 0")
     size = math.prod(shape) * dtype.itemsize
     if size > MAX_BYTES:
         raise InputError(f"{path}: shape {shape} would take {size / 1024**3:.0f} GiB; at most 16 GiB are read, crop it")

@@ -15,7 +15,7 @@ SAMPLE_SIZE = 5_000_000
 """Percentiles of larger volumes are taken over about this many voxels."""
 
 
-def apply_window(volume: Volume, window: Window) -> np.ndarray[Any, Any]:
+def apply_window(volume: Volume, window: Window, inside: np.ndarray[Any, Any] | None = None) -> np.ndarray[Any, Any]:
     """The volume's values in [0, 1]: float32, same shape as ``volume.array``; a colour picture keeps its channels.
 
     ``hu``: values from ``low`` to ``high`` (Hounsfield units for CT) are stretched to [0, 1], the rest is clipped.
@@ -29,6 +29,8 @@ def apply_window(volume: Volume, window: Window) -> np.ndarray[Any, Any]:
     ``as_is``: uint8 is divided by 255; other types are left alone up to a maximum of 1, divided by 255 up to a maximum
     of 255 and by 65535 up to 65535.
 
+    ``inside`` (I, J, K) bool, an organ: percentiles are those of its voxels, and everything outside becomes 0.
+
     Pictures are always taken ``as_is``, whatever the window, and by the stored type alone: uint8 by 255, uint16 by
     65535, bool and float as they are.
 
@@ -37,7 +39,7 @@ def apply_window(volume: Volume, window: Window) -> np.ndarray[Any, Any]:
             (negative or huge ones under ``as_is``), or every voxel comes out the same.
     """
     if volume.is_picture:
-        return _scale_picture(volume)
+        return _confine(_scale_picture(volume), inside)
     if window.kind == "as_is":
         low, high = 0.0, _full_scale(volume)
     elif not (-math.inf < window.low < window.high < math.inf):
@@ -45,11 +47,12 @@ def apply_window(volume: Volume, window: Window) -> np.ndarray[Any, Any]:
     elif window.kind == "hu":
         low, high = window.low, window.high
     else:
-        low, high = _foreground_range(volume, window)
+        low, high = _foreground_range(volume, window, inside)
     values = volume.array.astype(np.float32)
     values -= np.float32(low)
     values /= np.float32(high - low)
     np.clip(values, 0.0, 1.0, out=values)
+    _confine(values, inside)
     if values.min() == values.max():
         raise InputError(
             f"{volume.path}: every voxel is {values.flat[0]:g} under window {_describe(window)} "
@@ -58,13 +61,22 @@ def apply_window(volume: Volume, window: Window) -> np.ndarray[Any, Any]:
     return values
 
 
-def _foreground_range(volume: Volume, window: Window) -> tuple[float, float]:
+def _confine(values: np.ndarray[Any, Any], inside: np.ndarray[Any, Any] | None) -> np.ndarray[Any, Any]:
+    if inside is not None:
+        values[~inside] = 0.0
+    return values
+
+
+def _foreground_range(volume: Volume, window: Window, inside: np.ndarray[Any, Any] | None) -> tuple[float, float]:
     if window.low < 0 or window.high > 100:
         raise InputError(f"{volume.path}: window {_describe(window)}; percentiles go from 0 to 100")
     step = math.ceil(math.sqrt(volume.array.size / SAMPLE_SIZE))
     sample = volume.array[::step, ::step]
-    background = np.median(sample[sample <= sample.mean(dtype=np.float64)])
-    foreground = sample[sample > background]
+    if inside is not None:
+        foreground = sample[inside[::step, ::step]]
+    else:
+        background = np.median(sample[sample <= sample.mean(dtype=np.float64)])
+        foreground = sample[sample > background]
     if foreground.size == 0:
         raise InputError(f"{volume.path}: no foreground under window {_describe(window)}; choose another window or preset")
     low, high = (float(p) for p in np.percentile(foreground, (window.low, window.high)))

@@ -7,16 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from aaclip_med.data.index import Case
-from aaclip_med.data.slices import cut_case
+from aaclip_med.data.slices import cut_volume
+from aaclip_med.data.volumes import read_volume
 from aaclip_med.data.writing import atomic_path
 from aaclip_med.errors import InputError
-from aaclip_med.inference.predictor import LOG_ODDS_LIMIT, Predictor
+from aaclip_med.inference.cutting import Cutting
+from aaclip_med.inference.predictor import ALL_PLANES, LOG_ODDS_LIMIT, Predictor
 from aaclip_med.scoring.calibration import Calibration, CalibrationBuilder
 
 Track = Callable[[Sequence[Case]], Iterable[Case]]
 
 
-def calibrate(cases: Sequence[Case], predictor: Predictor, track: Track = iter) -> Calibration:
+def calibrate(cases: Sequence[Case], predictor: Predictor, track: Track = iter, cutting: Cutting | None = None) -> Calibration:
     """The distribution of the scores of normal cases: foreground voxels (above 0 under the window) and volumes.
 
     Rows of abnormal cases are left out.
@@ -27,18 +29,22 @@ def calibrate(cases: Sequence[Case], predictor: Predictor, track: Track = iter) 
     normal = [case for case in cases if case.label == 0]
     if not normal:
         raise InputError("no normal case (label 0) in this index; calibration needs normal cases that were not trained on")
+    cutting = cutting or Cutting()
     builder = CalibrationBuilder(-LOG_ODDS_LIMIT, LOG_ODDS_LIMIT)
     for case in track(normal):
-        cut = cut_case(case, predictor.preset)
-        prediction = predictor.predict(cut)
+        volume = read_volume(case.image_path, allow_blank_picture=True)
+        organ = cutting.read_organ(case.name, volume)
+        plane = cutting.plane or case.plane
+        prediction = predictor.predict_volume(volume, plane, case.slices, organ, cutting.stride)
+        cut = cut_volume(volume, predictor.preset, None if plane == ALL_PLANES else plane, case.slices, organ)
         heat, images = cut.plan.cut(prediction.heatmap)[cut.used], cut.images[cut.used]
         foreground = (images.max(axis=-1) if images.ndim == 4 else images) > 0
         builder.add_volume(heat[foreground], prediction.score)
     return builder.build()
 
 
-def store_calibration(predictor: Predictor, calibration: Calibration, path: str | Path) -> None:
-    """Write the predictor's checkpoint with ``calibration`` to ``path``, whole or not at all.
+def store_calibration(predictor: Predictor, calibration: Calibration, path: str | Path, cutting: Cutting | None = None) -> None:
+    """Write the predictor's checkpoint with ``calibration``, made under ``cutting``, to ``path``, whole or not at all.
 
     Raises:
         InputError: the predictor comes from no adapters file of ours.
@@ -46,6 +52,7 @@ def store_calibration(predictor: Predictor, calibration: Calibration, path: str 
     """
     if predictor.checkpoint is None:
         raise InputError("only an aaclip-med adapters file can hold a calibration; train one or convert the released pair")
-    content = replace(predictor.checkpoint, calibration=calibration.to_json()).to_bytes()
+    provenance = {**predictor.checkpoint.provenance, "calibration": (cutting or Cutting()).describe_scale(predictor.preset)}
+    content = replace(predictor.checkpoint, calibration=calibration.to_json(), provenance=provenance).to_bytes()
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)

@@ -44,7 +44,7 @@ class Tally:
 
     def add(self, case: Case, cut: CutCase) -> None:
         """Score one case."""
-        scores = self.predictor.score_slices(cut.images[cut.used])
+        scores = self.predictor.score_cut(cut)
         self.low, self.high = min(self.low, float(scores.log_odds.min())), max(self.high, float(scores.log_odds.max()))
         if not cut.volume.is_picture:
             self.volume_labels.append(case.label)

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from aaclip_med import __version__
-from aaclip_med.data.index import find_scans, unique_names
-from aaclip_med.data.slices import CutCase, cut_volume
-from aaclip_med.data.volumes import read_volume
+from aaclip_med.data.sources import find_sources
+from aaclip_med.data.volumes import Volume
 from aaclip_med.data.writing import prepare_output_folder, write_csv, write_heatmap, write_json
 from aaclip_med.errors import AaclipError, OutputError
+from aaclip_med.inference.cutting import Cutting, check_calibrated_alike
 from aaclip_med.inference.predictor import Prediction, Predictor
 from aaclip_med.scoring.candidates import Candidate, find_candidates
 
@@ -53,7 +53,7 @@ def score_folder(
     inputs: Sequence[str | Path],
     predictor: Predictor,
     out: str | Path,
-    plane: str | None = None,
+    cutting: Cutting | None = None,
     threshold: float | None = None,
     minimum_ml: float = 0.0,
     settings: dict[str, Any] | None = None,
@@ -68,8 +68,9 @@ def score_folder(
         InputError: an input path is missing or holds no image.
         OutputError: the folder cannot be written to.
     """
-    paths, passed_over = find_scans(inputs)
-    names = unique_names(paths)
+    cutting = cutting or Cutting()
+    check_calibrated_alike(predictor, cutting)
+    sources, passed_over = find_sources(inputs, cutting.volume)
     out = prepare_output_folder(out)
     prepare_output_folder(out / "heatmaps")
     if threshold is None:
@@ -77,21 +78,23 @@ def score_folder(
     marks = {"calibrated": predictor.calibration is not None, "demonstration": predictor.is_demo}
     result = FolderResult()
     started = time.time()
-    for path, name in track(list(zip(paths, names, strict=True))):
+    for source in track(sources):
         clock = time.perf_counter()
+        name = source.name
         row: dict[str, Any] = {"case": name, "preset": predictor.preset.name, **marks}
         try:
-            cut = cut_volume(read_volume(path), predictor.preset, plane)
-            prediction = predictor.predict(cut)
+            volume = source.read()
+            organ = cutting.read_organ(name, volume)
+            prediction = predictor.predict_volume(volume, cutting.plane, cutting.slices, organ, cutting.stride)
             heatmap = predictor.rescale(prediction.heatmap)
-            candidates = find_candidates(heatmap, threshold, cut.volume.affine, cut.plan.axis, minimum_ml)
-            write_heatmap(out / "heatmaps" / f"{name}_heatmap.nii.gz", heatmap, cut.volume, f"aaclip-med {predictor.note}")
+            candidates = find_candidates(heatmap, threshold, volume.affine, prediction.axis, minimum_ml)
+            write_heatmap(out / "heatmaps" / f"{name}_heatmap.nii.gz", heatmap, volume, f"aaclip-med {predictor.note}")
         except OutputError:
             raise
         except (AaclipError, MemoryError) as error:
             result.volumes.append(row | {"status": "failed", "error": str(error) or "out of memory"})
             continue
-        row |= _describe(cut, prediction, candidates, predictor)
+        row |= _describe(volume, prediction, candidates, predictor)
         result.volumes.append(row | {"seconds": round(time.perf_counter() - clock, 3), "status": "ok"})
         result.slices += [
             {"case": name, "slice": number, "score": float(score), "detection_score": float(detection), **marks}
@@ -103,7 +106,7 @@ def score_folder(
     write_csv(out / "volumes.csv", VOLUME_COLUMNS, result.volumes)
     write_csv(out / "slices.csv", SLICE_COLUMNS, result.slices)
     write_csv(out / "lesions.csv", LESION_COLUMNS, result.lesions)
-    cases = [row | {"input": str(path)} for row, path in zip(result.volumes, paths, strict=True)]
+    cases = [row | {"input": str(source.path)} for row, source in zip(result.volumes, sources, strict=True)]
     account = {
         "cases": cases,
         "passed_over": [str(path) for path in passed_over],
@@ -139,7 +142,7 @@ def describe_run(predictor: Predictor) -> dict[str, Any]:
     }
 
 
-def _describe(cut: CutCase, prediction: Prediction, candidates: Sequence[Candidate], predictor: Predictor) -> dict[str, Any]:
+def _describe(volume: Volume, prediction: Prediction, candidates: Sequence[Candidate], predictor: Predictor) -> dict[str, Any]:
     calibration = predictor.calibration
     return {
         "score": float(predictor.rescale(prediction.score)),
@@ -148,8 +151,8 @@ def _describe(cut: CutCase, prediction: Prediction, candidates: Sequence[Candida
         "candidates_ml": float(sum(candidate.volume_ml for candidate in candidates)),
         "peak_slice": prediction.slices[int(prediction.slice_scores.argmax())],
         "slices": len(prediction.slices),
-        "spacing_mm": "x".join(f"{step:.3g}" for step in cut.volume.spacing),
-        "orientation": cut.volume.orientation,
+        "spacing_mm": "x".join(f"{step:.3g}" for step in volume.spacing),
+        "orientation": volume.orientation,
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from aaclip_med.data.slices import CutCase
+from aaclip_med.data.slices import CutCase, cut_volume
+from aaclip_med.data.volumes import Volume
 from aaclip_med.errors import InputError
 from aaclip_med.model.build import build_detector
 from aaclip_med.model.checkpoint import ZERO_SHOT, Checkpoint, find_checkpoint, read_checkpoint
@@ -19,13 +20,14 @@ from aaclip_med.model.detector import Detector
 from aaclip_med.model.precision import autocast, choose_device, choose_dtype
 from aaclip_med.model.preprocess import normalise_slices, resize_slices
 from aaclip_med.model.similarity import Domain
-from aaclip_med.presets import Preset, get_preset
+from aaclip_med.presets import Preset, Window, get_preset
 from aaclip_med.scoring.calibration import Calibration
 
 Array = np.ndarray[Any, Any]
 
 _log = logging.getLogger(__name__)
 
+ALL_PLANES = "all"
 TOP_SLICES = 3
 LOG_ODDS_LIMIT = 40.0
 """Log odds are kept within this distance of 0; trained detectors stay within 20."""
@@ -52,12 +54,13 @@ class SliceScores:
 class Prediction:
     """A case's scores in log odds.
 
-    heatmap: (I, J, K) float32 in the volume's own grid; empty slices hold the volume's lowest value. slices: the numbers of
-    the scored slices, along the volume's own axis; slice_scores and detection: (S,) each; score: the mean of the three
-    highest slice scores.
+    heatmap: (I, J, K) float32 in the volume's own grid; empty slices and everything outside the organ hold the volume's
+    lowest value. axis: the array axis along which slices are counted. slices: the numbers of the scored slices;
+    slice_scores and detection: (S,) each; score: the mean of the three highest slice scores.
     """
 
     heatmap: Array
+    axis: int
     slices: list[int]
     slice_scores: Array
     detection: Array
@@ -136,21 +139,92 @@ class Predictor:
         log_odds = 2.0 * heatmap[:, 0].float() / len(self.detector.levels) - 1.0
         return log_odds.clamp(-LOG_ODDS_LIMIT, LOG_ODDS_LIMIT).cpu().numpy(), detection.float().cpu().numpy()
 
-    def predict(self, cut: CutCase) -> Prediction:
-        """Score every used slice of a case."""
-        scores = self.score_slices(cut.images[cut.used])
+    def score_cut(self, cut: CutCase, stride: int = 1) -> SliceScores:
+        """Score the used slices of a case, or every ``stride``-th of them; outside its organ a map holds its lowest value."""
+        numbers = _thin(cut.used, stride)
+        scores = self.score_slices(cut.images[numbers])
+        if cut.organ is not None:
+            organ = torch.from_numpy(np.ascontiguousarray(cut.organ[numbers], dtype=np.float32))[:, None]
+            inside = functional.interpolate(organ, size=scores.log_odds.shape[-2:], mode="area")[:, 0].numpy() > 0
+            scores.log_odds[~inside] = scores.log_odds.min()
+        return scores
+
+    def predict(self, cut: CutCase, stride: int = 1) -> Prediction:
+        """Score every used slice of a case.
+
+        With ``stride`` n only every n-th used slice (and the last) is scored, and the heatmap between them is interpolated
+        linearly: faster, and approximate.
+
+        Raises:
+            InputError: the stride is below 1.
+        """
+        scores = self.score_cut(cut, stride)
+        numbers = _thin(cut.used, stride)
         _, height, width = cut.plan.stack_shape
-        stack = np.full(cut.plan.stack_shape, scores.log_odds.min(), dtype=np.float32)
-        for number, log_odds in zip(cut.used, scores.log_odds, strict=True):
+        lowest = scores.log_odds.min()
+        stack = np.full(cut.plan.stack_shape, lowest, dtype=np.float32)
+        for number, log_odds in zip(numbers, scores.log_odds, strict=True):
             square = torch.from_numpy(log_odds)[None, None]
             stack[number] = functional.interpolate(square, size=(height, width), mode="bilinear", align_corners=False)[0, 0]
-        return Prediction(cut.plan.paste(stack), cut.used, scores.maxima, scores.detection, pool_slices(scores.maxima))
+        for number in set(cut.used) - set(numbers):
+            after = int(np.searchsorted(numbers, number))
+            below, above = numbers[after - 1], numbers[after]
+            share = (number - below) / (above - below)
+            stack[number] = (1.0 - share) * stack[below] + share * stack[above]
+        if cut.organ is not None:
+            stack[~cut.organ] = lowest
+        return Prediction(
+            cut.plan.paste(stack), cut.plan.axis, numbers, scores.maxima, scores.detection, pool_slices(scores.maxima)
+        )
+
+    def predict_volume(
+        self,
+        volume: Volume,
+        plane: str | None = None,
+        limits: tuple[int, int] | None = None,
+        organ: Array | None = None,
+        stride: int = 1,
+    ) -> Prediction:
+        """Volume in, heatmap out: what the command line, the server and Slicer call.
+
+        ``plane``: an anatomical plane, ``native``, or ``all``: axial, coronal and sagittal maps are averaged, each weighted by
+        the resolution of its slices (one over a pixel's area), and slices are counted in the preset's plane. ``limits``: first
+        and last slice used, inclusive. ``organ`` (I, J, K) bool: see ``cut_volume``. ``stride``: see ``predict``.
+
+        Raises:
+            InputError: the volume, the limits or the organ cannot be used; ``all`` with limits or for a picture.
+        """
+        if plane != ALL_PLANES:
+            return self.predict(cut_volume(volume, self.preset, plane, limits, organ), stride)
+        if volume.is_picture or limits is not None:
+            raise InputError(f"{volume.path}: plane 'all' is for whole volumes; leave it out for pictures and slice ranges")
+        total = np.zeros(volume.array.shape, dtype=np.float32)
+        weights = 0.0
+        for name in ("axial", "coronal", "sagittal"):
+            cut = cut_volume(volume, self.preset, name, None, organ)
+            row_mm, column_mm, _ = cut.plan.pixel_spacing(volume.spacing)
+            weight = 1.0 / (row_mm * column_mm)
+            total += weight * self.predict(cut, stride).heatmap
+            weights += weight
+        total /= weights
+        cut = cut_volume(volume, self.preset, None, None, organ)
+        numbers = cut.used
+        maxima = cut.plan.cut(total)[numbers].reshape(len(numbers), -1).max(axis=1)
+        detection = np.full(len(numbers), np.nan, dtype=np.float32)
+        return Prediction(total, cut.plan.axis, numbers, maxima, detection, pool_slices(maxima))
 
     def rescale(self, log_odds: Array | float) -> Array:
         """Log odds to the scale of the outputs, [0, 1]: the fraction of normal voxels below, or the model's probability."""
         if self.calibration is not None:
             return self.calibration.fraction_below(log_odds)
         return (1.0 / (1.0 + np.exp(-np.asarray(log_odds, dtype=np.float64)))).astype(np.float32)
+
+
+def _thin(used: list[int], stride: int) -> list[int]:
+    """Every ``stride``-th slice, and the last."""
+    if stride < 1:
+        raise InputError(f"stride {stride}: take 1 or more")
+    return sorted({*used[::stride], used[-1]})
 
 
 def pool_slices(scores: Array) -> float:
@@ -169,8 +243,11 @@ def load_predictor(
     precision: str = "float32",
     batch_size: int = 16,
     domain: Domain = "medical",
+    window: Window | None = None,
 ) -> Predictor:
     """A predictor from an adapters file (or ``demo``, ``none``, a released pair); ``preset`` defaults to the file's own.
+
+    ``window`` takes the place of the preset's.
 
     Raises:
         InputError, WeightsError, CheckpointError: as ``build_detector``; InputError also where no preset is known.
@@ -186,4 +263,5 @@ def load_predictor(
     calibration = None
     if checkpoint is not None and checkpoint.calibration is not None:
         calibration = Calibration.from_json(checkpoint.calibration, str(adapters))
-    return Predictor(detector, get_preset(name), calibration, checkpoint, device, precision, batch_size, domain)
+    task = replace(get_preset(name), window=window) if window else get_preset(name)
+    return Predictor(detector, task, calibration, checkpoint, device, precision, batch_size, domain)
