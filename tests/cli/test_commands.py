@@ -362,3 +362,50 @@ def test_the_shipped_adapters_give_a_first_heatmap_marked_as_a_demonstration(stu
     for table in ("volumes.csv", "slices.csv"):
         assert all(row["demonstration"] == "True" for row in read_table(tmp_path / table))
     assert json.loads((tmp_path / "run.json").read_text())["demonstration"] is True
+
+
+def test_an_organ_mask_confines_scores_and_a_missing_one_is_named(
+    study: Path, adapters: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--adapters", str(adapters), "--mask", str(study / "masks")]
+    assert main(["score", str(study / "images" / "head_1.nii.gz"), *options, "--out", str(tmp_path / "one")]) == 0
+    organ = nib.load(study / "masks" / "head_1.nii.gz").get_fdata() > 0
+    heatmap = nib.load(tmp_path / "one" / "heatmaps" / "head_1_heatmap.nii.gz").get_fdata()
+    assert (heatmap[~organ] == heatmap.min()).all()
+    assert [int(row["slice"]) for row in read_table(tmp_path / "one" / "slices.csv")] == [2, 3, 4]
+    assert main(["score", str(study / "images" / "head_0.nii.gz"), *options, "--out", str(tmp_path / "two")]) == 1
+    assert "organ mask is empty" in capsys.readouterr().err
+
+
+def test_one_volume_of_a_4d_file_is_scored_as_if_it_were_alone(study: Path, adapters: Path, tmp_path: Path) -> None:
+    first, second = (nib.load(study / "images" / f"head_{number}.nii.gz") for number in (0, 1))
+    nib.save(nib.Nifti1Image(np.stack([first.dataobj, second.dataobj], axis=3), first.affine), tmp_path / "both.nii.gz")
+    options = ["--adapters", str(adapters), "--out"]
+    assert main(["score", str(tmp_path / "both.nii.gz"), "--volume", "1", *options, str(tmp_path / "four")]) == 0
+    assert main(["score", str(study / "images" / "head_1.nii.gz"), *options, str(tmp_path / "three")]) == 0
+    heatmaps = [nib.load(path).get_fdata() for path in sorted(tmp_path.rglob("*_heatmap.nii.gz"))]
+    np.testing.assert_array_equal(*heatmaps)
+
+
+def test_scores_are_refused_on_other_cuts_than_they_were_calibrated_on(
+    study: Path, adapters: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calibrated = tmp_path / "calibrated.safetensors"
+    index = ["--index", str(study / "normal.jsonl"), "--adapters", str(adapters), "--out", str(calibrated)]
+    assert main(["calibrate", *index, "--plane", "all"]) == 0
+    score = ["score", str(study / "images" / "head_1.nii.gz"), "--adapters", str(calibrated), "--out", str(tmp_path / "out")]
+    assert main(score) == 2
+    assert "calibrated with plane all" in capsys.readouterr().err
+    assert main([*score, "--plane", "all", "--window", "0", "900"]) == 2
+    assert main([*score, "--plane", "all"]) == 0
+
+
+def test_a_pair_of_hdr_and_img_is_read(study: Path, adapters: Path, tmp_path: Path) -> None:
+    scan = nib.load(study / "images" / "head_1.nii.gz")
+    nib.save(nib.Nifti1Pair(np.asarray(scan.dataobj), scan.affine), tmp_path / "pair.img")
+    options = ["--adapters", str(adapters), "--out"]
+    assert main(["score", str(tmp_path), *options, str(tmp_path / "out")]) == 0
+    assert main(["score", str(study / "images" / "head_1.nii.gz"), *options, str(tmp_path / "single")]) == 0
+    pair, single = (nib.load(path) for path in sorted(tmp_path.rglob("*_heatmap.nii.gz")))
+    np.testing.assert_allclose(pair.affine, single.affine, atol=1e-6)
+    np.testing.assert_array_equal(pair.get_fdata(), single.get_fdata())
