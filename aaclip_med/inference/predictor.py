@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,13 @@ from aaclip_med.presets import Preset, Window, get_preset
 from aaclip_med.scoring.calibration import Calibration
 
 Array = np.ndarray[Any, Any]
+
+Report = Callable[[float], None]
+
+
+def _ignore(share: float) -> None:
+    del share
+
 
 _log = logging.getLogger(__name__)
 
@@ -106,8 +114,10 @@ class Predictor:
         return f"{'DEMONSTRATION; ' if self.is_demo else ''}{scale}"
 
     @torch.inference_mode()
-    def score_slices(self, images: Array) -> SliceScores:
+    def score_slices(self, images: Array, report: Report = _ignore) -> SliceScores:
         """Score windowed slices (S, H, W) or (S, H, W, 3) in [0, 1]. Where a GPU's memory does not hold a batch, batches halve.
+
+        ``report`` is told the share that is done after each batch; what it raises ends the work.
 
         Raises:
             MemoryError: not even one slice fits.
@@ -127,6 +137,7 @@ class Predictor:
             maps.append(log_odds)
             detections.append(detection)
             start += len(log_odds)
+            report(start / len(images))
         return SliceScores(np.concatenate(maps), np.concatenate(detections))
 
     def _score_batch(self, images: Array) -> tuple[Array, Array]:
@@ -139,17 +150,17 @@ class Predictor:
         log_odds = 2.0 * heatmap[:, 0].float() / len(self.detector.levels) - 1.0
         return log_odds.clamp(-LOG_ODDS_LIMIT, LOG_ODDS_LIMIT).cpu().numpy(), detection.float().cpu().numpy()
 
-    def score_cut(self, cut: CutCase, stride: int = 1) -> SliceScores:
+    def score_cut(self, cut: CutCase, stride: int = 1, report: Report = _ignore) -> SliceScores:
         """Score the used slices of a case, or every ``stride``-th of them; outside its organ a map holds its lowest value."""
         numbers = _thin(cut.used, stride)
-        scores = self.score_slices(cut.images[numbers])
+        scores = self.score_slices(cut.images[numbers], report)
         if cut.organ is not None:
             organ = torch.from_numpy(np.ascontiguousarray(cut.organ[numbers], dtype=np.float32))[:, None]
             inside = functional.interpolate(organ, size=scores.log_odds.shape[-2:], mode="area")[:, 0].numpy() > 0
             scores.log_odds[~inside] = scores.log_odds.min()
         return scores
 
-    def predict(self, cut: CutCase, stride: int = 1) -> Prediction:
+    def predict(self, cut: CutCase, stride: int = 1, report: Report = _ignore) -> Prediction:
         """Score every used slice of a case.
 
         With ``stride`` n only every n-th used slice (and the last) is scored, and the heatmap between them is interpolated
@@ -158,7 +169,7 @@ class Predictor:
         Raises:
             InputError: the stride is below 1.
         """
-        scores = self.score_cut(cut, stride)
+        scores = self.score_cut(cut, stride, report)
         numbers = _thin(cut.used, stride)
         _, height, width = cut.plan.stack_shape
         lowest = scores.log_odds.min()
@@ -184,27 +195,30 @@ class Predictor:
         limits: tuple[int, int] | None = None,
         organ: Array | None = None,
         stride: int = 1,
+        report: Report = _ignore,
     ) -> Prediction:
         """Volume in, heatmap out: what the command line, the server and Slicer call.
 
         ``plane``: an anatomical plane, ``native``, or ``all``: axial, coronal and sagittal maps are averaged, each weighted by
         the resolution of its slices (one over a pixel's area), and slices are counted in the preset's plane. ``limits``: first
-        and last slice used, inclusive. ``organ`` (I, J, K) bool: see ``cut_volume``. ``stride``: see ``predict``.
+        and last slice used, inclusive. ``organ`` (I, J, K) bool: see ``cut_volume``. ``stride``: see ``predict``. ``report`` is
+        told the share that is done.
 
         Raises:
             InputError: the volume, the limits or the organ cannot be used; ``all`` with limits or for a picture.
         """
         if plane != ALL_PLANES:
-            return self.predict(cut_volume(volume, self.preset, plane, limits, organ), stride)
+            return self.predict(cut_volume(volume, self.preset, plane, limits, organ), stride, report)
         if volume.is_picture or limits is not None:
             raise InputError(f"{volume.path}: plane 'all' is for whole volumes; leave it out for pictures and slice ranges")
         total = np.zeros(volume.array.shape, dtype=np.float32)
         weights = 0.0
-        for name in ("axial", "coronal", "sagittal"):
+        for number, name in enumerate(("axial", "coronal", "sagittal")):
             cut = cut_volume(volume, self.preset, name, None, organ)
             row_mm, column_mm, _ = cut.plan.pixel_spacing(volume.spacing)
             weight = 1.0 / (row_mm * column_mm)
-            total += weight * self.predict(cut, stride).heatmap
+            part = self.predict(cut, stride, lambda share, done=number: report((done + share) / 3))  # type: ignore[misc]
+            total += weight * part.heatmap
             weights += weight
         total /= weights
         cut = cut_volume(volume, self.preset, None, None, organ)
