@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -99,7 +100,8 @@ class Slice:
 class SliceStore:
     """Slices with masks, read back from memory-mapped files: a second epoch decodes no volume again.
 
-    A case's files lie in a folder named by its path, size, date, preset and plane, written whole or not at all.
+    A case's files lie in a folder named by the content of its image and mask, its preset and its plane, written whole or not
+    at all; so a store can be shared by runs, and a file that was moved or touched is not read again.
     """
 
     def __init__(
@@ -112,12 +114,14 @@ class SliceStore:
         """
         self.preset = preset
         self.slices: list[Slice] = []
+        digests = Digests(cache / "digests.json")
         for case in track(cases):
-            folder = cache / _key(case, preset)
+            folder = cache / _key(case, preset, digests)
             if not (folder / "slices.json").is_file():
                 _write_case(case, preset, folder)
             stored = json.loads((folder / "slices.json").read_text())
             self.slices += [Slice(case, number, label, folder) for number, label in stored]
+        digests.save()
 
     def image(self, item: Slice) -> Array:
         """The windowed slice, (1 or 3, H, W), float32 in [0, 1]."""
@@ -129,14 +133,43 @@ class SliceStore:
         return np.load(item.folder / "masks.npy", mmap_mode="r")[item.number].astype(np.float32)[None]  # type: ignore[no-any-return]
 
 
-def _key(case: Case, preset: Preset) -> str:
-    def stamp(path: Path | None) -> list[Any]:
-        return [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] if path else []
+class Digests:
+    """SHA-256 of files, remembered by path, size and date, so that a file is read for it once."""
 
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.known: dict[str, str] = {}
+        if path.is_file():
+            with contextlib.suppress(ValueError):
+                self.known = json.loads(path.read_text())
+
+    def of(self, path: Path) -> str:
+        """The digest of a file, or of all files in a folder."""
+        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        return hashlib.sha256("".join(self._of_file(file) for file in files).encode()).hexdigest()
+
+    def _of_file(self, path: Path) -> str:
+        state = path.stat()
+        key = f"{path.resolve()} {state.st_size} {state.st_mtime_ns}"
+        if key not in self.known:
+            digest = hashlib.sha256()
+            with path.open("rb") as file:
+                while block := file.read(1 << 22):
+                    digest.update(block)
+            self.known[key] = digest.hexdigest()
+        return self.known[key]
+
+    def save(self) -> None:
+        """Write what is known, whole or not at all."""
+        with atomic_path(self.path) as temporary:
+            temporary.write_text(json.dumps(self.known))
+
+
+def _key(case: Case, preset: Preset, digests: Digests) -> str:
     chosen = get_preset(case.preset) if case.preset else preset
     settings = [
-        stamp(case.image_path),
-        stamp(case.mask_path),
+        digests.of(case.image_path),
+        digests.of(case.mask_path) if case.mask_path else None,
         chosen.name,
         repr(chosen.window),
         case.plane,

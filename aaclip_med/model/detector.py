@@ -80,6 +80,8 @@ class Detector(Module):
                 tokens = mix(tokens, self.image_adapter.layer_adapters[number - 1], self.config.image_mix)
             if number in self.levels:
                 taps.append(tokens)
+            if self.adapted and number == self.levels[-1]:
+                break
         if not self.adapted:
             levels = [functional.normalize(self.tower.project_patches(tap[:, 1:]), dim=-1) for tap in taps]
             return ImageFeatures(levels, functional.normalize(self.tower.project_patches(tokens[:, 0]), dim=-1))
