@@ -1,0 +1,281 @@
+"""What one DICOM file holds: an object that is no scan, or frames with a place, a scaling and what tells them apart.
+
+A single-frame object says all this at the top of its data set, an enhanced multi-frame object (PS3.3 C.7.6.16) in its
+functional groups, shared by all frames or per frame.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+
+from aaclip_med.data.dicom.headers import number, numbers, sequence, text, value
+
+MAX_BYTES = 16 * 1024**3
+
+_NO_SCANS = {
+    "SR": "a structured report", "PR": "a presentation state", "KO": "a list of key images", "SEG": "a segmentation",
+    "REG": "a registration", "FID": "a list of fiducials", "RTSTRUCT": "a set of contours", "RTPLAN": "a treatment plan",
+    "RTDOSE": "a dose map", "RTRECORD": "a treatment record", "DOC": "a document", "ECG": "a waveform", "AU": "a sound",
+    "SMR": "a surface", "PLAN": "a plan", "SM": "a microscope slide",
+}  # fmt: skip
+_NO_SCAN_CLASSES = {
+    "1.2.840.10008.5.1.4.1.1.88.": "a structured report", "1.2.840.10008.5.1.4.1.1.11.": "a presentation state",
+    "1.2.840.10008.5.1.4.1.1.104.": "a document", "1.2.840.10008.5.1.4.1.1.9.": "a waveform",
+    "1.2.840.10008.5.1.4.1.1.66": "raw data or a segmentation", "1.2.840.10008.5.1.4.1.1.481.": "a radiotherapy object",
+    "1.2.840.10008.5.1.4.1.1.4.2": "a spectrum",
+}  # fmt: skip
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_OPT = "1.2.840.10008.5.1.4.1.1.77.1.5.4"
+_SCREENSHOTS = {"SCREEN SAVE", "SCREENSAVE", "SCREENSHOT", "SCREEN SHOT", "SCREEN CAPTURE", "DOSE_INFO", "PROTOCOL"}
+_QUANTITATIVE = {"CT", "PT"}
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One slice.
+
+    index: its number within the file, from 0. instance: InstanceNumber. size: (columns, rows).
+    position: (3,) LPS mm of the first pixel's centre. cosines: the six of ImageOrientationPatient.
+    pixel_mm: distance between columns and between rows. thickness_mm, distance_mm: SliceThickness and
+        SpacingBetweenSlices. None where not given.
+    slope, intercept: of the rescaling; None where a Modality LUT takes its place.
+    limits: lowest and highest value that the pixels can take after rescaling; is_float: whether they may be fractional.
+    keys: what tells repeats at one position apart, by name.
+    """
+
+    path: Path
+    uid: str
+    index: int
+    count: int
+    instance: int | None
+    size: tuple[int, int]
+    position: tuple[float, ...] | None
+    cosines: tuple[float, ...] | None
+    pixel_mm: tuple[float, float] | None
+    thickness_mm: float | None
+    distance_mm: float | None
+    slope: float | None
+    intercept: float | None
+    limits: tuple[float, float]
+    is_float: bool
+    is_inverted: bool
+    is_tomography: bool
+    keys: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One file: its frames, or why it has none.
+
+    series: what groups files into a series. left_out: why it is no slice of a scan. damaged: why it spoils its series.
+    """
+
+    path: Path
+    series: str
+    modality: str
+    number: int | None
+    description: str
+    frames: tuple[Frame, ...] = ()
+    left_out: str | None = None
+    damaged: str | None = None
+    has_uid: bool = True
+    is_burned_in: bool = False
+
+
+def describe_instance(path: Path, header: Dataset) -> Instance:
+    """Turn a header into frames or a reason; nothing is raised, so that one odd file does not hide the others."""
+    uid = text(header, "SeriesInstanceUID")
+    series = uid or "|".join(
+        (
+            str(path.parent), text(header, "StudyInstanceUID"), text(header, "FrameOfReferenceUID"),
+            text(header, "Rows"), text(header, "Columns"), _round(value(header, "ImageOrientationPatient")),
+        )
+    )  # fmt: skip
+    series_number = number(header, "SeriesNumber")
+    modality = re.sub(r"[^A-Z0-9]", "", text(header, "Modality").upper())[:8] or "OT"
+    description = "".join(c if c.isprintable() else " " for c in text(header, "SeriesDescription"))[:40].strip()
+    left_out = _why_no_scan(header)
+    damaged = None if left_out else _why_damaged(path, header)
+    frames = () if left_out or damaged else _list_frames(path, header)
+    return Instance(
+        path, series, modality, None if series_number is None else int(series_number), description, frames, left_out,
+        damaged, bool(uid), text(header, "BurnedInAnnotation").upper() == "YES",
+    )  # fmt: skip
+
+
+def _why_no_scan(header: Dataset) -> str | None:
+    modality, sop_class = text(header, "Modality").upper(), text(header, "SOPClassUID")
+    kind = next((name for prefix, name in _NO_SCAN_CLASSES.items() if sop_class.startswith(prefix)), None)
+    kind = _NO_SCANS.get(modality) or kind
+    if kind:
+        return f"{kind}, not a scan; name the folder of the scan itself"
+    if not number(header, "Rows") or not number(header, "Columns"):
+        return "no image in it (no Rows and Columns); name the folder of the scan itself"
+    image_type = {part.strip().upper() for part in text(header, "ImageType").split("\\")}
+    if "LOCALIZER" in image_type:
+        return "a localiser (scout), not a scan; name the scan that was planned on it"
+    if "MOSAIC" in image_type:
+        return "a Siemens mosaic (all slices tiled into one picture); convert it to NIfTI with dcm2niix and read that"
+    if (number(header, "SamplesPerPixel") or 1) > 1 or "PALETTE" in text(header, "PhotometricInterpretation").upper():
+        return "colour pixels; only grey scans are read as volumes, save single pictures as PNG"
+    if image_type & _SCREENSHOTS:
+        return "a screenshot, not a scan; name the series it was taken from"
+    if sop_class.startswith(_SECONDARY_CAPTURE) and not (
+        value(header, "ImagePositionPatient") or sequence(header, "PerFrameFunctionalGroupsSequence")
+    ):
+        return "a secondary capture without a place in the patient; name the series it was taken from, or save it as PNG"
+    return None
+
+
+def _why_damaged(path: Path, header: Dataset) -> str | None:
+    rows, columns, bits = (number(header, key) or 0.0 for key in ("Rows", "Columns", "BitsAllocated"))
+    frames = number(header, "NumberOfFrames") or 1
+    if bits not in (8, 16, 32, 64):
+        return f"{path.name} has BitsAllocated {bits:g}; 8, 16, 32 and 64 are read, export it again"
+    if frames < 1 or rows < 1 or columns < 1:
+        return f"{path.name} has {frames:g} frames of {columns:g} x {rows:g} pixels; export it again"
+    needs = rows * columns * frames * bits / 8
+    if needs > MAX_BYTES:
+        return (
+            f"{path.name} says {frames:.0f} frames of {columns:.0f} x {rows:.0f} pixels, {needs / 1024**3:.0f} GiB; "
+            "at most 16 GiB are read, export a part of it"
+        )
+    syntax = transfer_syntax(header)
+    if not (syntax.is_compressed or syntax.is_deflated) and needs > path.stat().st_size:
+        return f"{path.name} is too small for the {needs:.0f} bytes of pixels it declares; copy it again"
+    per_frame = sequence(header, "PerFrameFunctionalGroupsSequence")
+    if per_frame and len(per_frame) != frames:
+        return f"{path.name} declares {frames:.0f} frames but describes {len(per_frame)}; export it again"
+    return None
+
+
+def transfer_syntax(header: Dataset) -> UID:
+    """How the pixels are encoded (PS3.5 10); without file meta information, implicit little endian."""
+    meta = getattr(header, "file_meta", None)
+    found = text(meta, "TransferSyntaxUID") if meta is not None else ""
+    syntax = UID(found or "1.2.840.10008.1.2")
+    return syntax if syntax.is_transfer_syntax else UID("1.2.840.10008.1.2")
+
+
+def _list_frames(path: Path, header: Dataset) -> tuple[Frame, ...]:
+    per_frame = sequence(header, "PerFrameFunctionalGroupsSequence")
+    shared = (sequence(header, "SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    count = int(number(header, "NumberOfFrames") or 1)
+    return tuple(
+        _describe_frame(path, header, [per_frame[index], shared] if per_frame else [shared], index, count)
+        for index in range(count)
+    )
+
+
+def _describe_frame(path: Path, header: Dataset, groups: list[Dataset], index: int, count: int) -> Frame:
+    def look_up(name: str, keyword: str) -> Any:
+        """From the frame's functional group, else the shared one, else the top of the data set."""
+        for group in groups:
+            for item in sequence(group, name):
+                if (found := value(item, keyword)) is not None:
+                    return found
+        return value(header, keyword)
+
+    def look_up_text(name: str, keyword: str) -> str:
+        found = look_up(name, keyword)
+        return "" if found is None else _round(found)
+
+    single = count == 1
+    position = numbers(look_up("PlanePositionSequence", "ImagePositionPatient"), 3)
+    if not single and not any(sequence(group, "PlanePositionSequence") for group in groups):
+        position = None
+    slope, intercept, limits, is_float = _describe_scaling(header, look_up)
+    spacing = numbers(look_up("PixelMeasuresSequence", "PixelSpacing"), 2)
+    keys = {
+        "acquisition number": look_up_text("FrameContentSequence", "FrameAcquisitionNumber")
+        or text(header, "AcquisitionNumber"),
+        "echo time": look_up_text("MREchoSequence", "EffectiveEchoTime") or text(header, "EchoTime"),
+        "temporal position": look_up_text("FrameContentSequence", "TemporalPositionIndex")
+        or text(header, "TemporalPositionIdentifier"),
+        "b-value": look_up_text("MRDiffusionSequence", "DiffusionBValue"),
+        "gradient direction": _gradient(header, groups),
+        "inversion time": text(header, "InversionTime"),
+        "trigger time": look_up_text("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime")
+        or text(header, "TriggerTime"),
+        "image type": look_up_text("MRImageFrameTypeSequence", "FrameType") or text(header, "ImageType"),
+        "stack": look_up_text("FrameContentSequence", "StackID"),
+        "file": "" if single else text(header, "SOPInstanceUID"),
+        "acquisition time": look_up_text("FrameContentSequence", "FrameAcquisitionDateTime")
+        or (text(header, "AcquisitionDate") + text(header, "AcquisitionTime") if text(header, "AcquisitionTime") else ""),
+        "content time": text(header, "ContentTime"),
+    }
+    instance = number(header, "InstanceNumber")
+    return Frame(
+        path=path,
+        uid=text(header, "SOPInstanceUID"),
+        index=index,
+        count=count,
+        instance=None if instance is None else int(instance),
+        size=(int(number(header, "Columns") or 0), int(number(header, "Rows") or 0)),
+        position=position,
+        cosines=numbers(look_up("PlaneOrientationSequence", "ImageOrientationPatient"), 6),
+        pixel_mm=(spacing[1], spacing[0]) if spacing and min(spacing) > 0 else None,
+        thickness_mm=_positive(look_up("PixelMeasuresSequence", "SliceThickness")),
+        distance_mm=_positive(look_up("PixelMeasuresSequence", "SpacingBetweenSlices")),
+        slope=slope,
+        intercept=intercept,
+        limits=limits,
+        is_float=is_float,
+        is_inverted=_is_inverted(header),
+        is_tomography=text(header, "SOPClassUID") == _OPT,
+        keys=keys,
+    )
+
+
+def _describe_scaling(header: Dataset, look_up: Any) -> tuple[float | None, float | None, tuple[float, float], bool]:
+    """Slope and intercept (PS3.3 C.11.1, C.7.6.16.2.9), the range of values, and whether they may be fractional."""
+    bits = int(number(header, "BitsStored") or number(header, "BitsAllocated") or 16)
+    signed = number(header, "PixelRepresentation") == 1
+    low, high = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
+    table = sequence(header, "ModalityLUTSequence")
+    if table:
+        entries = numbers(value(table[0], "LUTDescriptor"), 3) or (0.0, 0.0, 16.0)
+        return None, None, (0.0, 2.0 ** int(entries[2]) - 1), False
+    factor = numbers(look_up("PixelValueTransformationSequence", "RescaleSlope"), 1)
+    offset = numbers(look_up("PixelValueTransformationSequence", "RescaleIntercept"), 1)
+    slope, intercept = (factor or (1.0,))[0], (offset or (0.0,))[0]
+    ends = sorted((low * slope + intercept, high * slope + intercept))
+    is_float = slope != 1.0 or not intercept.is_integer() or number(header, "BitsStored") is None
+    return slope, intercept, (ends[0], ends[1]), is_float
+
+
+def _is_inverted(header: Dataset) -> bool:
+    return text(header, "PhotometricInterpretation").upper() == "MONOCHROME1" and (
+        text(header, "Modality").upper() not in _QUANTITATIVE
+    )
+
+
+def _gradient(header: Dataset, groups: list[Dataset]) -> str:
+    for group in groups:
+        for item in sequence(group, "MRDiffusionSequence"):
+            for direction in sequence(item, "DiffusionGradientDirectionSequence"):
+                return _round(value(direction, "DiffusionGradientOrientation"))
+    return _round(value(header, "DiffusionGradientOrientation"))
+
+
+def _positive(found: Any) -> float | None:
+    given = numbers(found, 1)
+    return given[0] if given and given[0] > 0 else None
+
+
+def _round(found: Any) -> str:
+    """Text in which numbers that differ by rounding only are the same."""
+    if found is None:
+        return ""
+    values = [found] if isinstance(found, str) or not hasattr(found, "__iter__") else list(found)
+    parts = []
+    for part in values:
+        given = numbers(part, 1)
+        parts.append(str(part).strip() if given is None else f"{given[0]:.4g}")
+    return "\\".join(parts)
