@@ -62,7 +62,22 @@ def run_train(options: argparse.Namespace) -> int:
     )  # fmt: skip
     overrides: dict[str, Any] = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     overrides |= {"index": options.index, "output_dir": options.out, "augment": not options.no_augmentation}
+    overrides["normal_only"] = options.normal_only
     print(train(overrides))
+    return 0
+
+
+def run_montage(options: argparse.Namespace) -> int:
+    """A picture of synthetic lesions."""
+    from aaclip_med.presets import get_preset
+    from aaclip_med.training.montage import draw_montage, draw_tiles
+
+    cases = read_index(options.index)
+    prepare_output_folder(Path(options.out).absolute().parent)
+    preset = get_preset(options.preset)
+    tiles = draw_tiles(cases, preset, options.count, options.seed, track=_track)
+    draw_montage(options.out, tiles, f"{preset.title}: normal slices, and the same with synthetic lesions")
+    print(options.out)
     return 0
 
 

@@ -30,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_score(commands)
     _add_train(commands)
+    _add_montage(commands)
     _add_calibrate(commands)
     _add_evaluate(commands)
     _add_index(commands)
@@ -109,9 +110,21 @@ def _add_train(commands: Commands) -> None:
     command.add_argument("--text-batch-size", type=int, metavar="N")
     command.add_argument("--image-batch-size", type=int, metavar="N")
     command.add_argument("--no-augmentation", action="store_true")
+    command.add_argument(
+        "--normal-only", action="store_true", help="use the normal rows alone and draw synthetic lesions into their slices"
+    )
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--workers", type=int, default=0, metavar="N", help="loader processes (default 0)")
     _add_hardware(command.add_argument_group("hardware"), None, "auto; float32 for tiny")
+
+
+def _add_montage(commands: Commands) -> None:
+    command = commands.add_parser("montage", help="a picture of the synthetic lesions that train --normal-only draws")
+    command.add_argument("--index", required=True, metavar="JSONL", help="its normal rows are shown")
+    command.add_argument("--preset", choices=PRESETS, required=True)
+    command.add_argument("--out", required=True, metavar="PNG")
+    command.add_argument("--count", type=int, default=12, metavar="N", help="slices shown (default 12)")
+    command.add_argument("--seed", type=int, default=0)
 
 
 def _add_calibrate(commands: Commands) -> None:

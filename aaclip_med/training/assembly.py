@@ -89,8 +89,21 @@ class Bar:
         )
 
 
+def announce_slices(slices: TrainingSlices) -> None:
+    """Say on the error stream what there is to be said of the slices."""
+    if slices.note:
+        print(f"aaclip-med: {slices.note}", file=sys.stderr, flush=True)
+
+
 def describe_settings(
-    detector: Detector, index: str | Path, preset: str, precision: str, seed: int, augment: bool, schedule: Sequence[float]
+    detector: Detector,
+    index: str | Path,
+    preset: str,
+    precision: str,
+    seed: int,
+    augment: bool,
+    schedule: Sequence[float],
+    normal_only: bool = False,
 ) -> dict[str, Any]:
     """What a run may not change when it is taken up again."""
     return {
@@ -102,6 +115,7 @@ def describe_settings(
         "precision": precision,
         "seed": seed,
         "augmentation": augment,
+        "normal_only": normal_only,
     }
 
 

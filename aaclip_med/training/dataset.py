@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, Sampler
 from aaclip_med.data.index import Case, read_index
 from aaclip_med.data.sampling import check_leaks, patient_of
 from aaclip_med.data.slices import Slice, SliceStore
+from aaclip_med.data.synthesis import Synthesis
 from aaclip_med.errors import InputError
 from aaclip_med.model.preprocess import normalise_slices, resize_masks, resize_slices
 from aaclip_med.presets import FidelityName, get_preset
@@ -22,12 +23,17 @@ from aaclip_med.training.augmentation import Augmentation
 
 VALIDATION_SHARE = 0.2
 FEWEST_PATIENTS = 5
+SYNTHESIS_STREAM = 1
+"""Keeps what synthesis draws apart from what augmentation draws for the same slice."""
 
 
 class SliceDataset(Dataset[dict[str, Any]]):
     """Slices of a store: ``image`` (3, S, S) CLIP-normalised, ``mask`` (1, S, S), ``label`` 0 or 1, ``noun``.
 
-    What augmentation draws depends on the seed, the epoch and the slice alone, so an epoch can be run again.
+    With ``synthesis``, lesions are put into a slice with the chance ``synthetic_share``, before augmentation and on the slice's
+    own grid: so they are as sharp as its anatomy, and resampled with it. Mask and label follow them.
+
+    What augmentation and synthesis draw depends on the seed, the epoch and the slice alone, so an epoch can be run again.
     """
 
     def __init__(
@@ -38,6 +44,8 @@ class SliceDataset(Dataset[dict[str, Any]]):
         fidelity: FidelityName,
         augmentation: Augmentation | None = None,
         seed: int = 0,
+        synthesis: Synthesis | None = None,
+        synthetic_share: float = 0.5,
     ) -> None:
         self.store = store
         self.slices = slices
@@ -45,6 +53,8 @@ class SliceDataset(Dataset[dict[str, Any]]):
         self.fidelity = fidelity
         self.augmentation = augmentation
         self.seed = seed
+        self.synthesis = synthesis
+        self.synthetic_share = synthetic_share
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -52,9 +62,14 @@ class SliceDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         item = self.slices[position]
-        image = resize_slices(torch.from_numpy(self.store.image(item)).unsqueeze(0), self.image_size)
+        picture, drawn = self.store.image(item), self.store.mask(item)
+        if self.synthesis is not None:
+            rng = np.random.default_rng((self.seed, self.epoch, position, SYNTHESIS_STREAM))
+            if rng.random() < self.synthetic_share:
+                picture, drawn = self.synthesis.apply_slice(picture, rng)
+        image = resize_slices(torch.from_numpy(picture).unsqueeze(0), self.image_size)
         image = image.expand(-1, 3, -1, -1)[0]
-        mask = resize_masks(torch.from_numpy(self.store.mask(item)).unsqueeze(0), self.image_size)[0]
+        mask = resize_masks(torch.from_numpy(drawn).unsqueeze(0), self.image_size)[0]
         if self.augmentation is not None:
             rng = np.random.default_rng((self.seed, self.epoch, position))
             image, mask = self.augmentation.apply(image, mask, rng)
@@ -107,12 +122,13 @@ class EpochSampler(Sampler[int]):
 
 @dataclass(frozen=True)
 class TrainingSlices:
-    """A store and its two parts. ``split`` says in words how validation was chosen."""
+    """A store and its two parts. ``split`` says in words how validation was chosen, ``note`` what else the user should know."""
 
     store: SliceStore
     train: list[Slice]
     validation: list[Slice]
     split: str
+    note: str = ""
 
 
 def gather_slices(
@@ -121,34 +137,46 @@ def gather_slices(
     cache: str | Path,
     seed: int = 0,
     track: Callable[[Iterable[Case]], Iterable[Case]] = iter,
+    normal_only: bool = False,
 ) -> TrainingSlices:
-    """Read an index for training. Rows of the test split are left out.
+    """Read an index for training. Rows of the test split are left out, and with ``normal_only`` all abnormal rows.
 
     Validation slices are the rows of split ``val``. Without such rows a fifth of the patients is kept for it, drawn by
     ``seed``; of fewer than five patients, a block of slices of each volume with a gap beside it.
 
     Raises:
-        InputError: the index or a case is faulty, a patient is in two splits, or no lesion or no slice is left to train on.
+        InputError: the index or a case is faulty, a patient is in two splits, or no lesion (``normal_only``: no normal slice)
+            is left to train on.
     """
     cases = [case for case in read_index(index) if case.split != "test"]
     check_leaks(cases)
+    note = ""
+    if normal_only:
+        abnormal = sum(case.label for case in cases)
+        cases = [case for case in cases if not case.label]
+        if not cases:
+            raise InputError(f"{index}: no normal row (label 0) to train on; add normal scans, or train without --normal-only")
+        note = f"lesions are drawn into {len(cases)} normal cases; {abnormal} abnormal ones are left out"
     store = SliceStore(cases, get_preset(preset), Path(cache), track)
+    slices = [item for item in store.slices if not (normal_only and item.label)]
     patients = sorted({patient_of(case) for case in cases})
     if any(case.split == "val" for case in cases):
-        train = [item for item in store.slices if item.case.split != "val"]
-        validation = [item for item in store.slices if item.case.split == "val"]
+        train = [item for item in slices if item.case.split != "val"]
+        validation = [item for item in slices if item.case.split == "val"]
         split = "the index's own val rows"
     elif len(patients) >= FEWEST_PATIENTS:
-        kept = _draw_patients(store.slices, seed)
-        train = [item for item in store.slices if patient_of(item.case) not in kept]
-        validation = [item for item in store.slices if patient_of(item.case) in kept]
+        kept = _draw_patients(slices, seed)
+        train = [item for item in slices if patient_of(item.case) not in kept]
+        validation = [item for item in slices if patient_of(item.case) in kept]
         split = f"{len(kept)} of {len(patients)} patients"
     else:
-        train, validation = _hold_blocks(store.slices)
+        train, validation = _hold_blocks(slices, middle=normal_only)
         split = f"a block of slices of each volume, with a gap: only {len(patients)} patients"
-    if not train or not any(item.label for item in train):
+    if normal_only and not train:
+        raise InputError(f"{index}: every normal case is kept for validation; add normal scans to train on")
+    if not normal_only and not any(item.label for item in train):
         raise InputError(f"{index}: no slice with a lesion is left to train on; add abnormal cases with masks")
-    return TrainingSlices(store, train, validation, split)
+    return TrainingSlices(store, train, validation, split, note)
 
 
 def _draw_patients(slices: Sequence[Slice], seed: int) -> set[str]:
@@ -165,8 +193,8 @@ def _draw_patients(slices: Sequence[Slice], seed: int) -> set[str]:
     return kept or {min(abnormal)}
 
 
-def _hold_blocks(slices: Sequence[Slice]) -> tuple[list[Slice], list[Slice]]:
-    """Of each volume the run of a fifth of its slices whose share of lesion slices is nearest to the volume's own."""
+def _hold_blocks(slices: Sequence[Slice], middle: bool = False) -> tuple[list[Slice], list[Slice]]:
+    """Of each volume a fifth of its slices in a row: the middle ones, or those whose share of lesions is nearest its own."""
     volumes: dict[Path, list[Slice]] = defaultdict(list)
     for item in slices:
         volumes[item.folder].append(item)
@@ -179,7 +207,7 @@ def _hold_blocks(slices: Sequence[Slice]) -> tuple[list[Slice], list[Slice]]:
             train += items
             continue
         shares = np.convolve(labels, np.ones(size) / size, mode="valid")
-        start = int(np.abs(shares - labels.mean()).argmin())
+        start = (len(items) - size) // 2 if middle else int(np.abs(shares - labels.mean()).argmin())
         validation += items[start : start + size]
         train += items[: max(0, start - gap)] + items[start + size + gap :]
     return train, validation
