@@ -1,0 +1,56 @@
+"""Label maps of several values, and the masks of some of them: elsewhere in this package every value above 0 is a lesion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from aaclip_med.data.volumes import NIFTI_ENDINGS, Volume, read_mask
+from aaclip_med.data.writing import prepare_output_folder, write_file
+from aaclip_med.errors import InputError
+
+_TEXT_FIELDS = ("descrip", "aux_file", "intent_name", "db_name")
+
+
+def read_labels(path: Path, like: Volume) -> np.ndarray[Any, Any]:
+    """The values of a NIfTI label map in the grid of ``like``: (I, J, K), int16 after the file's own scaling.
+
+    Raises:
+        InputError: as ``read_mask``; or the file is not NIfTI.
+    """
+    values: np.ndarray[Any, Any] = np.rint(_load(path, like).dataobj).reshape(like.array.shape[:3]).astype(np.int16)
+    return values
+
+
+def write_lesion_mask(labels: Path, like: Volume, lesion_labels: Sequence[int], path: Path) -> bool:
+    """Write the voxels of ``labels`` that have one of the ``lesion_labels`` to ``path``, as 1 in a uint8 NIfTI.
+
+    The mask has the label map's shape, voxel sizes, qform and sform, and none of its text. Returns whether any voxel is
+    in it.
+
+    Raises:
+        InputError: as ``read_labels``.
+        OutputError: the mask cannot be written.
+    """
+    image = _load(labels, like)
+    mask = np.isin(np.rint(image.dataobj), lesion_labels)
+    header = image.header.copy()
+    header.set_data_dtype(np.uint8)
+    for name in _TEXT_FIELDS:
+        header[name] = b""
+    header["cal_min"], header["cal_max"] = 0, 0
+    header.extensions.clear()
+    prepare_output_folder(path.parent)
+    write_file(path, type(image)(mask.astype(np.uint8), None, header).to_filename)
+    return bool(mask.any())
+
+
+def _load(path: Path, like: Volume) -> Any:
+    if not path.name.lower().endswith(NIFTI_ENDINGS):
+        raise InputError(f"{path}: label maps of several values are read from NIfTI alone; save it as .nii.gz")
+    read_mask(path, like)  # refuses what cannot be read, and another geometry
+    return nib.load(path, mmap=False)
