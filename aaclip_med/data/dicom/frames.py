@@ -126,7 +126,7 @@ def _why_no_scan(header: Dataset) -> str | None:
         return "colour pixels; only grey scans are read as volumes, save single pictures as PNG"
     if image_type & _SCREENSHOTS:
         return "a screenshot, not a scan; name the series it was taken from"
-    if sop_class.startswith(_SECONDARY_CAPTURE) and not (
+    if f"{sop_class}.".startswith(f"{_SECONDARY_CAPTURE}.") and not (
         value(header, "ImagePositionPatient") or sequence(header, "PerFrameFunctionalGroupsSequence")
     ):
         return "a secondary capture without a place in the patient; name the series it was taken from, or save it as PNG"

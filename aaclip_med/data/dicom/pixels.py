@@ -153,10 +153,12 @@ class _Pixels:
 
     def _as_stored(self, given: float) -> int:
         """A padding value written with the wrong sign, such as 63536 for -2000, as the pixels have it."""
-        allocated: int = self.stored.dtype.itemsize * 8
+        allocated = 8 * int(self.stored.dtype.itemsize)
         if self.signed and given >= 2 ** (allocated - 1):
-            return int(given) - 2**allocated
-        return int(given) + (2**allocated if not self.signed and given < 0 else 0)
+            given -= 2.0**allocated
+        elif not self.signed and given < 0:
+            given += 2.0**allocated
+        return int(given)
 
     def _look_up(self, stored: Array) -> Array:
         """Modality LUT (PS3.3 C.11.1.1.1): values below the first mapped one get its entry, above the last the last."""
