@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aaclip_med.data.index import MAX_PROBLEMS, Case
+from aaclip_med.data.index import MAX_PROBLEMS, SPLITS, Case
 from aaclip_med.data.volumes import PICTURE_ENDINGS, case_name
 from aaclip_med.errors import InputError
 
@@ -118,10 +118,10 @@ def number_rows(cases: Iterable[Case]) -> list[Case]:
 
 
 def count_cases(cases: Iterable[Case]) -> Mapping[str, Mapping[str, int]]:
-    """How many cases there are: split (``none`` without one) -> normal, abnormal, and abnormal without a mask."""
+    """How many cases there are: split (in order; ``none`` without one) -> normal, abnormal, and abnormal without a mask."""
     counts: dict[str, dict[str, int]] = {}
     for case in cases:
         row = counts.setdefault(case.split or "none", {"normal": 0, "abnormal": 0, "abnormal_without_mask": 0})
         row["abnormal" if case.label else "normal"] += 1
         row["abnormal_without_mask"] += int(case.label == 1 and case.mask_path is None)
-    return counts
+    return {split: counts[split] for split in (*SPLITS, "none") if split in counts}
