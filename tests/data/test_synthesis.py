@@ -125,6 +125,25 @@ def test_a_slice_that_shows_too_little_comes_back_as_it_was(value: float) -> Non
     assert not mask.any()
 
 
+def test_an_organ_of_scattered_pixels_gets_lesions_of_its_pixels_or_none() -> None:
+    image = draw_body()
+    organ = np.zeros(image.shape[1:], dtype=bool)
+    organ[10:-10:6, 10:-10:6] = True
+    for seed in range(5):
+        after, mask = Synthesis(fewest=20).apply_slice(image, np.random.default_rng(seed), organ)
+        assert not mask[0][~organ].any()
+        assert np.array_equal(after[:, ~organ], image[:, ~organ])
+
+
+def test_an_image_that_is_body_throughout_gets_lesions_anywhere() -> None:
+    image = np.clip(draw_body() + 0.2, 0, 1)[:, 30:70, 40:80]
+    centres = []
+    for seed in range(30):
+        mask = Synthesis(lesions=(1, 1)).apply_slice(image, np.random.default_rng(seed), np.ones((40, 40), dtype=bool))[1]
+        centres.append(np.mean(np.nonzero(mask[0]), axis=1))
+    assert np.std(centres, axis=0).min() > 3
+
+
 def test_an_organ_that_is_not_in_the_slice_gets_no_lesion() -> None:
     image = draw_body()
     after, mask = Synthesis().apply_slice(image, np.random.default_rng(0), np.zeros(image.shape[1:], dtype=bool))

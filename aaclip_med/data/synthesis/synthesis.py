@@ -80,7 +80,8 @@ class Synthesis:
         mask = np.zeros(foreground.shape, dtype=bool)
         if area < max(self.fewest, foreground.size / 100):
             return Synthetic(values, mask, ())
-        depth = ndimage.distance_transform_edt(foreground, spacing).astype(np.float32)
+        inner = tuple(slice(1, -1) for _ in foreground.shape)  # the image's border is an edge too
+        depth = ndimage.distance_transform_edt(np.pad(foreground, 1), spacing)[inner].astype(np.float32)
         chances = np.cumsum(depth.ravel(), dtype=np.float64)
         names = []
         for _ in range(rng.integers(self.lesions[0], self.lesions[1] + 1)):
@@ -88,6 +89,8 @@ class Synthesis:
                 size = max(9, round(area * _draw_between(rng, self.sizes)))
                 centre = _draw_centre(rng, chances, foreground.shape)
                 shape = draw_shape(rng, foreground, centre, size, spacing)
+                if not shape.mask.any():
+                    continue
                 lesion = KINDS[kind](rng, values, depth, shape, _draw_between(rng, self.contrasts))
                 old = values[shape.window]
                 new = np.where(lesion.mask, np.clip(lesion.values, 0, 1), old).astype(np.float32)
