@@ -11,9 +11,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from aaclip_med.cli.benchmarking import run_index_import
 from aaclip_med.cli.main import NONE_DONE, SOME_FAILED
-from aaclip_med.data.index import Case, build_index, find_scans, read_index, write_index
+from aaclip_med.data.index import Case, build_index, read_index, write_index
 from aaclip_med.data.sampling import few_shot, split_by_patient
+from aaclip_med.data.sources import find_sources
 from aaclip_med.data.writing import prepare_output_folder, write_json
 from aaclip_med.errors import InputError
 from aaclip_med.presets import Window
@@ -23,7 +25,7 @@ def run_score(options: argparse.Namespace) -> int:
     """Heatmaps and tables."""
     from aaclip_med.inference.folder import score_folder
 
-    find_scans(options.inputs)
+    find_sources(options.inputs)
     prepare_output_folder(options.out)
     predictor = _load(options)
     result = score_folder(
@@ -120,6 +122,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
 def run_index(options: argparse.Namespace) -> int:
     """Index files."""
+    if options.action == "import":
+        return run_index_import(options)
     if options.action == "build":
         cases = build_index(
             options.folder,
@@ -164,7 +168,8 @@ def _cutting(options: argparse.Namespace) -> Any:
     slices = tuple(options.slices) if getattr(options, "slices", None) else None
     if slices is not None and not 0 <= slices[0] <= slices[1]:
         raise InputError(f"--slices {slices[0]} {slices[1]}: first and last, counted from 0")
-    return Cutting(options.plane, slices, getattr(options, "stride", 1), mask, options.volume)
+    spacing = tuple(options.spacing) if options.spacing else None
+    return Cutting(options.plane, slices, getattr(options, "stride", 1), mask, options.volume, spacing)
 
 
 def _window(options: argparse.Namespace) -> Window | None:

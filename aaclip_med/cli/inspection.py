@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import textwrap
 from collections.abc import Sequence
@@ -59,3 +60,8 @@ def _as_record(series: Series) -> dict[str, object]:
         "refused": series.refused,
         "files": [str(path) for path in series.files],
     }
+
+
+def run_inspect(options: argparse.Namespace) -> int:
+    """The ``inspect`` command."""
+    return print_series(options.inputs, options.json)

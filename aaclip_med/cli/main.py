@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Sequence
 from typing import TypeAlias
 
 from aaclip_med import __version__
+from aaclip_med.cli.benchmarking import add_convert, add_index_import
 from aaclip_med.errors import AaclipError, OutputError
 from aaclip_med.presets import PLANES, PRESETS
 
 NONE_DONE = 1
 SOME_FAILED = 3
 INTERRUPTED = 130
+ROOMS = {"convert": "benchmarking", "serve": "serving", "inspect": "inspection"}
+"""Commands that are not in ``cli.commands``, and the module that has each."""
 FIDELITIES = ("reference", "paper")
 PRECISIONS = ("auto", "float32", "bf16", "fp16")
 
@@ -34,6 +38,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_calibrate(commands)
     _add_evaluate(commands)
     _add_index(commands)
+    add_convert(commands)
+    _add_inspect(commands)
     _add_demo(commands)
     return parser
 
@@ -64,6 +70,9 @@ def _add_cutting(command: argparse.ArgumentParser) -> None:
     window.add_argument("--window", type=float, nargs=2, metavar=("LOW", "HIGH"), help="voxel values (HU) shown from 0 to 1")
     window.add_argument("--percentiles", type=float, nargs=2, metavar=("LOW", "HIGH"), help="the same, in percentiles")
     group.add_argument("--mask", metavar="PATH", help="an organ mask, or a folder of them named as the cases: look only there")
+    group.add_argument(
+        "--spacing", type=float, nargs=3, metavar="MM", help="along columns, rows, slices: DICOM series without a geometry"
+    )
     group.add_argument("--volume", type=int, metavar="N", help="which volume of 4-D files, from 0")
 
 
@@ -78,7 +87,7 @@ def _add_hardware(group: argparse._ArgumentGroup, precision: str | None, default
 
 def _add_score(commands: Commands) -> None:
     command = commands.add_parser("score", help="heatmaps and tables for files and folders")
-    command.add_argument("inputs", nargs="+", metavar="INPUT", help="NIfTI, NRRD, MHA or picture files, or folders of them")
+    command.add_argument("inputs", nargs="+", metavar="INPUT", help="DICOM, NIfTI, NRRD, MHA or pictures: files or folders")
     command.add_argument("--out", required=True, metavar="DIR")
     _add_cutting(command)
     command.add_argument("--slices", type=int, nargs=2, metavar=("FIRST", "LAST"), help="only these, both included")
@@ -88,6 +97,12 @@ def _add_score(commands: Commands) -> None:
     )
     command.add_argument("--minimum-ml", type=float, default=0.0, metavar="ML", help="smallest candidate (default 0)")
     _add_model(command)
+
+
+def _add_inspect(commands: Commands) -> None:
+    command = commands.add_parser("inspect", help="what DICOM series there are and what is wrong with them; reads headers only")
+    command.add_argument("inputs", nargs="+", metavar="PATH")
+    command.add_argument("--json", action="store_true", help="as JSON")
 
 
 def _add_train(commands: Commands) -> None:
@@ -157,6 +172,7 @@ def _add_index(commands: Commands) -> None:
     build.add_argument("--preset", choices=PRESETS, required=True)
     build.add_argument("--unlabelled-are-normal", action="store_true", help="take images without a mask for normal")
     build.add_argument("--patient-pattern", metavar="REGEX", help="its one group is the patient in a file's name")
+    add_index_import(actions)
     check = actions.add_parser("check", help="read every row and say what is wrong")
     few = actions.add_parser("few-shot", help="k normal and k abnormal cases of each class")
     few.add_argument("--shots", type=int, required=True, metavar="K")
@@ -182,9 +198,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     options = build_parser().parse_args(arguments)
     try:
-        from aaclip_med.cli import commands
-
-        return int(getattr(commands, f"run_{options.command}")(options))
+        room = importlib.import_module(f"aaclip_med.cli.{ROOMS.get(options.command, 'commands')}")
+        return int(getattr(room, f"run_{options.command}")(options))
     except AaclipError as error:
         return _complain(str(error), error.exit_code)
     except OSError as error:

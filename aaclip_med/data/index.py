@@ -251,6 +251,8 @@ def _find_file(row: dict[str, Any], key: str, folder: Path, wrong: list[str]) ->
         wrong.append(f"{key} {json.dumps(name)}; it must be a string")
         return None
     path = folder / name
+    if key == "image_path" and path.is_dir():
+        return path  # a DICOM series
     if not path.is_file():
         wrong.append(f"{key} {path}: no such file")
         return None

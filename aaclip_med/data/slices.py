@@ -14,7 +14,8 @@ import numpy as np
 
 from aaclip_med.data.index import Case
 from aaclip_med.data.planes import SlicePlan, plan_volume
-from aaclip_med.data.volumes import Volume, read_mask, read_volume
+from aaclip_med.data.sources import read_source
+from aaclip_med.data.volumes import Volume, read_mask
 from aaclip_med.data.windowing import apply_window
 from aaclip_med.data.writing import atomic_path
 from aaclip_med.errors import InputError
@@ -78,7 +79,7 @@ def cut_case(case: Case, preset: Preset) -> CutCase:
         InputError: an image or mask cannot be used.
     """
     preset = get_preset(case.preset) if case.preset else preset
-    volume = read_volume(case.image_path, allow_blank_picture=True)
+    volume = read_source(case.image_path, allow_blank_picture=True)
     cut = cut_volume(volume, preset, case.plane, case.slices)
     if case.mask_path is not None:
         masks: Array | None = cut.plan.cut(read_mask(case.mask_path, volume))

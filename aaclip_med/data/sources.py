@@ -6,8 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from aaclip_med.data.dicom import Series, list_series, looks_like_dicom, read_series
 from aaclip_med.data.index import find_scans, unique_names
-from aaclip_med.data.volumes import Volume, read_volume
+from aaclip_med.data.volumes import ENDINGS, Volume, is_image_file, read_volume
+from aaclip_med.errors import InputError
+
+Spacing = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -22,19 +26,76 @@ class Source:
     read: Callable[[], Volume]
 
 
-def find_sources(paths: Sequence[str | Path], number: int | None = None) -> tuple[list[Source], list[Path]]:
-    """Every volume among files and folders, sorted, and the files passed over (masks, earlier heatmaps).
+@dataclass(frozen=True)
+class PassedOver:
+    """What lies among the inputs and is no scan."""
 
-    ``number``: which volume of 4-D files.
+    path: Path
+    reason: str
+
+
+def find_sources(
+    paths: Sequence[str | Path], number: int | None = None, spacing_mm: Spacing | None = None
+) -> tuple[list[Source], list[PassedOver]]:
+    """Every volume among files and folders, and what was passed over: masks, earlier heatmaps, DICOM objects that are no scan.
+
+    A DICOM series of several volumes (echoes, time points) is a source for each, ``<series>_1`` the first. ``number``: which
+    volume of 4-D files. ``spacing_mm``: see ``data.dicom.read_series``.
 
     Raises:
         InputError: a path does not exist, or nothing in it is an image.
     """
-    scans, passed_over = find_scans(paths)
-    names = unique_names(scans)
-    sources = [Source(name, path, _reader(path, number)) for name, path in zip(names, scans, strict=True)]
+    images, dicom = [], []
+    for path in map(Path, paths):
+        has_images = is_image_file(path) or (path.is_dir() and _holds(path, is_image_file))
+        has_dicom = (
+            looks_like_dicom(path) or path.name.upper() == "DICOMDIR" or (path.is_dir() and _holds(path, looks_like_dicom))
+        )
+        if path.exists() and not has_images and not has_dicom:
+            raise InputError(f"{path}: no image{' in this folder' if path.is_dir() else ''}; DICOM, or {', '.join(ENDINGS)}")
+        if has_images or not has_dicom:
+            images.append(path)
+        if has_dicom:
+            dicom.append(path)
+    sources: list[Source] = []
+    passed_over: list[PassedOver] = []
+    if images:
+        scans, others = find_scans(images)
+        passed_over += [PassedOver(path, "a mask or a heatmap") for path in others]
+        sources += [Source(name, path, _read_file(path, number)) for name, path in zip(unique_names(scans), scans, strict=True)]
+    for series in list_series(dicom) if dicom else []:
+        if series.refused and not series.parts:
+            passed_over.append(PassedOver(series.files[0], f"{series.name}: {series.refused}"))
+            continue
+        for n in range(max(1, series.volumes)):
+            name = series.name if series.volumes <= 1 else f"{series.name}_{n + 1}"
+            sources.append(Source(name, series.files[0].parent, _read_part(series, n, spacing_mm)))
+    if not sources:
+        raise InputError(f"{passed_over[0].path}: no scan among the inputs ({passed_over[0].reason})")
     return sources, passed_over
 
 
-def _reader(path: Path, number: int | None) -> Callable[[], Volume]:
+def read_source(path: Path, allow_blank_picture: bool = False) -> Volume:
+    """The volume of an index row: an image file, or a folder with one DICOM series of one volume.
+
+    Raises:
+        InputError: the file cannot be used, or the folder holds no or several volumes.
+    """
+    if not path.is_dir():
+        return read_volume(path, allow_blank_picture)
+    sources, _ = find_sources([path])
+    if len(sources) != 1:
+        raise InputError(f"{path}: {len(sources)} volumes in this folder; name a folder with one series of one volume")
+    return sources[0].read()
+
+
+def _holds(folder: Path, is_one: Callable[[Path], bool]) -> bool:
+    return any(is_one(file) for file in folder.rglob("*") if not file.name.startswith(".") and file.is_file())
+
+
+def _read_file(path: Path, number: int | None) -> Callable[[], Volume]:
     return lambda: read_volume(path, number=number)
+
+
+def _read_part(series: Series, number: int, spacing_mm: Spacing | None) -> Callable[[], Volume]:
+    return lambda: read_series(series, spacing_mm)[number]

@@ -25,6 +25,7 @@ import SimpleITK as sitk  # noqa: N813
 from nibabel import imageglobals
 from nibabel.filebasedimages import ImageFileError
 from nibabel.openers import ImageOpener
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 from nibabel.spatialimages import HeaderDataError
 from PIL import Image
 
@@ -139,6 +140,8 @@ def read_volume(path: str | Path, allow_blank_picture: bool = False, number: int
 def read_mask(path: str | Path, like: Volume) -> np.ndarray[Any, Any]:
     """Read the mask of ``like``: (I, J, K) bool, True where the stored value is above 0 (in any channel of a picture).
 
+    A mask on the same grid whose axes run another way, as converters from DICOM leave them, is turned; nothing is resampled.
+
     Raises:
         InputError: the mask cannot be read, or its shape differs, or one of its corner voxels lies more than
             0.001 mm from the scan's.
@@ -147,10 +150,15 @@ def read_mask(path: str | Path, like: Volume) -> np.ndarray[Any, Any]:
     values = mask.array.max(axis=3) if mask.array.ndim == 4 else mask.array
     above = np.asarray(values > 0, dtype=bool)
     shape = like.array.shape[:3]
+    affine = mask.affine
+    if not (mask.is_picture or like.is_picture):
+        turn = ornt_transform(io_orientation(affine), io_orientation(like.affine))
+        affine = affine @ inv_ornt_aff(turn, above.shape)
+        above = np.ascontiguousarray(apply_orientation(above, turn))
     if above.shape != shape:
         raise InputError(f"{path}: the mask's shape is {above.shape}, its scan's ({like.path}) {shape}; resample the mask")
     corners = np.array([(*corner, 1) for corner in itertools.product(*((0, n - 1) for n in shape))], dtype=float)
-    distance = float(np.linalg.norm(corners @ (mask.affine - like.affine).T, axis=1).max())
+    distance = float(np.linalg.norm(corners @ (affine - like.affine).T, axis=1).max())
     if distance > MAX_AFFINE_DIFFERENCE_MM:
         raise InputError(
             f"{path}: the mask (shape {above.shape}) lies up to {distance:.3g} mm from its scan {like.path} "

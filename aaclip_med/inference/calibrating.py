@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aaclip_med.data.index import Case
 from aaclip_med.data.slices import cut_volume
-from aaclip_med.data.volumes import read_volume
+from aaclip_med.data.sources import read_source
 from aaclip_med.data.writing import atomic_path
 from aaclip_med.errors import InputError
 from aaclip_med.inference.cutting import Cutting
@@ -32,7 +32,7 @@ def calibrate(cases: Sequence[Case], predictor: Predictor, track: Track = iter, 
     cutting = cutting or Cutting()
     builder = CalibrationBuilder(-LOG_ODDS_LIMIT, LOG_ODDS_LIMIT)
     for case in track(normal):
-        volume = read_volume(case.image_path, allow_blank_picture=True)
+        volume = read_source(case.image_path, allow_blank_picture=True)
         organ = cutting.read_organ(case.name, volume)
         plane = cutting.plane or case.plane
         prediction = predictor.predict_volume(volume, plane, case.slices, organ, cutting.stride)

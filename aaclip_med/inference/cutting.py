@@ -22,7 +22,7 @@ class Cutting:
 
     plane: an anatomical plane, ``native`` or ``all``. slices: first and last used, inclusive. stride: score every n-th slice
     and interpolate. masks: an organ's mask, or a folder with one mask a case, named as the case. volume: which one of 4-D
-    files.
+    files. spacing_mm: (I, J, K) for DICOM series without a geometry of their own.
     """
 
     plane: str | None = None
@@ -30,6 +30,7 @@ class Cutting:
     stride: int = 1
     masks: Path | None = None
     volume: int | None = None
+    spacing_mm: tuple[float, float, float] | None = None
 
     def read_organ(self, name: str, volume: Volume) -> Array | None:
         """The organ of case ``name``, (I, J, K) bool; None where no masks were named.

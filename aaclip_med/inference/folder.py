@@ -61,8 +61,8 @@ def score_folder(
 ) -> FolderResult:
     """Score files and folders into ``out``: ``heatmaps/``, ``volumes.csv``, ``slices.csv``, ``lesions.csv``, ``run.json``.
 
-    A case that cannot be scored gets a row with its error and does not stop the rest. Masks and earlier heatmaps in a folder
-    are passed over (``data.index.find_scans``).
+    A case that cannot be scored gets a row with its error and does not stop the rest. What is no scan is passed over
+    (``data.sources.find_sources``).
 
     Raises:
         InputError: an input path is missing or holds no image.
@@ -70,7 +70,7 @@ def score_folder(
     """
     cutting = cutting or Cutting()
     check_calibrated_alike(predictor, cutting)
-    sources, passed_over = find_sources(inputs, cutting.volume)
+    sources, passed_over = find_sources(inputs, cutting.volume, cutting.spacing_mm)
     out = prepare_output_folder(out)
     prepare_output_folder(out / "heatmaps")
     if threshold is None:
@@ -109,7 +109,7 @@ def score_folder(
     cases = [row | {"input": str(source.path)} for row, source in zip(result.volumes, sources, strict=True)]
     account = {
         "cases": cases,
-        "passed_over": [str(path) for path in passed_over],
+        "passed_over": [{"path": str(item.path), "reason": item.reason} for item in passed_over],
         "failed": result.failed,
         "seconds": round(time.time() - started, 2),
     }

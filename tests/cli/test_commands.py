@@ -314,7 +314,7 @@ def test_masks_and_earlier_heatmaps_in_a_folder_are_not_scored(study: Path, adap
     assert main(["score", str(tmp_path), "--adapters", str(adapters), "--out", str(out)]) == 0
     assert [row["case"] for row in read_table(out / "volumes.csv")] == ["head_1", "lone_seg"]
     passed_over = json.loads((out / "run.json").read_text())["passed_over"]
-    assert [Path(path).name for path in passed_over] == ["head_1_seg.nii.gz", "old_heatmap.nii.gz"]
+    assert [Path(item["path"]).name for item in passed_over] == ["head_1_seg.nii.gz", "old_heatmap.nii.gz"]
 
 
 def test_a_run_killed_at_any_moment_ends_with_the_same_adapters(study: Path, adapters: Path, tmp_path: Path) -> None:
