@@ -1,0 +1,74 @@
+"""DICOM series among the things to score, and as rows of an index."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from aaclip_med.data.dicom import list_series, read_series
+from aaclip_med.data.index import read_index
+from aaclip_med.data.slices import cut_case
+from aaclip_med.data.sources import find_sources, read_source
+from aaclip_med.data.volumes import read_mask
+from aaclip_med.errors import InputError
+from aaclip_med.presets import get_preset
+
+
+def test_series_and_files_in_one_folder_are_sources_alike(save_series: Any) -> None:
+    folder = save_series()[0].parent
+    rng = np.random.default_rng(0)
+    nib.save(nib.Nifti1Image(rng.normal(size=(5, 6, 7)).astype(np.float32), np.eye(4)), folder / "scan.nii.gz")
+    sources, passed_over = find_sources([folder])
+    (series,) = list_series([folder])
+    assert [source.name for source in sources] == ["scan", series.name]
+    assert passed_over == []
+    np.testing.assert_array_equal(sources[1].read().array, read_series(series)[0].array)
+
+
+def test_a_folder_with_nothing_to_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(InputError, match="no image in this folder"):
+        find_sources([tmp_path])
+
+
+def test_a_row_of_an_index_may_name_a_folder_with_one_series(save_series: Any, tmp_path: Path) -> None:
+    folder = save_series()[0].parent
+    volume = read_source(folder)
+    mask = np.zeros(volume.array.shape, dtype=np.uint8)
+    mask[2, 3, 1] = 1
+    nib.save(nib.Nifti1Image(mask, volume.affine), tmp_path / "lesion.nii.gz")
+    row = {"image_path": str(folder), "label": 1, "class_name": "Liver", "mask_path": "lesion.nii.gz"}
+    (tmp_path / "index.jsonl").write_text(json.dumps(row) + "\n")
+    (case,) = read_index(tmp_path / "index.jsonl")
+    cut = cut_case(case, get_preset("brain-mri"))
+    assert cut.masks is not None
+    np.testing.assert_array_equal(cut.plan.paste(cut.masks), mask > 0)
+
+
+def test_a_folder_with_two_series_is_no_row(save_series: Any, tmp_path: Path) -> None:
+    folder = save_series()[0].parent
+    other = tmp_path / "both"
+    shutil.copytree(folder, other / "a")
+    nib.save(nib.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.eye(4)), other / "b.nii.gz")
+    with pytest.raises(InputError, match="2 volumes in this folder"):
+        read_source(other)
+
+
+@pytest.mark.parametrize("turn", [(1, 0, 2), (0, 1, 2), (2, 1, 0)])
+@pytest.mark.parametrize("flips", [(1, 1, 1), (1, -1, 1), (-1, 1, -1)])
+def test_a_mask_whose_axes_run_another_way_is_turned(
+    save_series: Any, tmp_path: Path, turn: tuple[int, int, int], flips: tuple[int, int, int]
+) -> None:
+    volume = read_source(save_series()[0].parent)
+    mask = np.zeros(volume.array.shape, dtype=np.uint8)
+    mask[1, 2, 0] = 1
+    image = nib.Nifti1Image(mask, volume.affine)
+    turned = image.as_reoriented(np.array(list(zip(turn, flips, strict=True)), dtype=float))
+    nib.save(turned, tmp_path / "mask.nii.gz")
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.nii.gz", volume), mask > 0)
