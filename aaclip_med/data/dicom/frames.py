@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
+from pydicom.uid import UID, AllTransferSyntaxes, ImplicitVRLittleEndian
 
 from aaclip_med.data.dicom.headers import number, numbers, sequence, text, value
 
@@ -100,9 +100,10 @@ def describe_instance(path: Path, header: Dataset) -> Instance:
     series_number = number(header, "SeriesNumber")
     modality = re.sub(r"[^A-Z0-9]", "", text(header, "Modality").upper())[:8] or "OT"
     description = "".join(c if c.isprintable() else " " for c in text(header, "SeriesDescription"))[:40].strip()
+    per_frame = sequence(header, "PerFrameFunctionalGroupsSequence")
     left_out = _why_no_scan(header)
-    damaged = None if left_out else _why_damaged(path, header)
-    frames = () if left_out or damaged else _list_frames(path, header)
+    damaged = None if left_out else _why_damaged(path, header, per_frame)
+    frames = () if left_out or damaged else _list_frames(path, header, per_frame)
     return Instance(
         path, series, modality, None if series_number is None else int(series_number), description, frames, left_out,
         damaged, bool(uid), text(header, "BurnedInAnnotation").upper() == "YES",
@@ -133,11 +134,14 @@ def _why_no_scan(header: Dataset) -> str | None:
     return None
 
 
-def _why_damaged(path: Path, header: Dataset) -> str | None:
+def _why_damaged(path: Path, header: Dataset, per_frame: list[Dataset]) -> str | None:
     rows, columns, bits = (number(header, key) or 0.0 for key in ("Rows", "Columns", "BitsAllocated"))
     frames = number(header, "NumberOfFrames") or 1
     if bits not in (8, 16, 32, 64):
         return f"{path.name} has BitsAllocated {bits:g}; 8, 16, 32 and 64 are read, export it again"
+    stored = number(header, "BitsStored")
+    if stored is not None and not 1 <= stored <= bits:
+        return f"{path.name} has BitsStored {stored:g} of BitsAllocated {bits:g}; export it again"
     if frames < 1 or rows < 1 or columns < 1:
         return f"{path.name} has {frames:g} frames of {columns:g} x {rows:g} pixels; export it again"
     needs = rows * columns * frames * bits / 8
@@ -147,24 +151,27 @@ def _why_damaged(path: Path, header: Dataset) -> str | None:
             "at most 16 GiB are read, export a part of it"
         )
     syntax = transfer_syntax(header)
+    if syntax is None:
+        return f"{path.name} is encoded in a way that is no DICOM standard (TransferSyntaxUID); export it again"
     if not (syntax.is_compressed or syntax.is_deflated) and needs > path.stat().st_size:
         return f"{path.name} is too small for the {needs:.0f} bytes of pixels it declares; copy it again"
-    per_frame = sequence(header, "PerFrameFunctionalGroupsSequence")
+    if syntax.is_compressed and 8 * frames > path.stat().st_size:  # an item's tag and length alone take 8 bytes
+        return f"{path.name} is too small for the {frames:.0f} frames it declares; copy it again"
     if per_frame and len(per_frame) != frames:
         return f"{path.name} declares {frames:.0f} frames but describes {len(per_frame)}; export it again"
     return None
 
 
-def transfer_syntax(header: Dataset) -> UID:
-    """How the pixels are encoded (PS3.5 10); without file meta information, implicit little endian."""
+def transfer_syntax(header: Dataset) -> UID | None:
+    """How the pixels are encoded (PS3.5 10); implicit little endian where nothing is said, None where it is not known."""
     meta = getattr(header, "file_meta", None)
     found = text(meta, "TransferSyntaxUID") if meta is not None else ""
-    syntax = UID(found or "1.2.840.10008.1.2")
-    return syntax if syntax.is_transfer_syntax else UID("1.2.840.10008.1.2")
+    if not found:
+        return ImplicitVRLittleEndian
+    return next((syntax for syntax in AllTransferSyntaxes if syntax == found), None)
 
 
-def _list_frames(path: Path, header: Dataset) -> tuple[Frame, ...]:
-    per_frame = sequence(header, "PerFrameFunctionalGroupsSequence")
+def _list_frames(path: Path, header: Dataset, per_frame: list[Dataset]) -> tuple[Frame, ...]:
     shared = (sequence(header, "SharedFunctionalGroupsSequence") or [Dataset()])[0]
     count = int(number(header, "NumberOfFrames") or 1)
     return tuple(
@@ -241,7 +248,7 @@ def _describe_scaling(header: Dataset, look_up: Any) -> tuple[float | None, floa
     table = sequence(header, "ModalityLUTSequence")
     if table:
         entries = numbers(value(table[0], "LUTDescriptor"), 3) or (0.0, 0.0, 16.0)
-        return None, None, (0.0, 2.0 ** int(entries[2]) - 1), False
+        return None, None, (0.0, 2.0 ** min(int(entries[2]), 16) - 1), False
     factor = numbers(look_up("PixelValueTransformationSequence", "RescaleSlope"), 1)
     offset = numbers(look_up("PixelValueTransformationSequence", "RescaleIntercept"), 1)
     slope, intercept = (factor or (1.0,))[0], (offset or (0.0,))[0]

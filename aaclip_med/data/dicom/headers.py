@@ -19,13 +19,13 @@ from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from aaclip_med.errors import InputError
 
 UNREADABLE = (
-    InvalidDicomError, OSError, EOFError, ValueError, TypeError, AttributeError, KeyError, IndexError, AssertionError,
-    NotImplementedError, RuntimeError, RecursionError, OverflowError, MemoryError, struct.error, zlib.error,
+    InvalidDicomError, BytesLengthException, OSError, EOFError, ValueError, TypeError, AttributeError, KeyError, IndexError,
+    AssertionError, NotImplementedError, RuntimeError, RecursionError, OverflowError, MemoryError, struct.error, zlib.error,
 )  # fmt: skip
 """What pydicom and its decoders raise on a damaged file."""
 
@@ -56,6 +56,8 @@ def looks_like_dicom(path: Path) -> bool:
     into the file (implicit). A folder and a file that cannot be opened are no DICOM.
     """
     try:
+        if not path.is_file():
+            return False
         with path.open("rb") as stream:
             start = stream.read(132)
             size = os.fstat(stream.fileno()).st_size

@@ -46,7 +46,10 @@ def read_stacks(stacks: Sequence[Stack]) -> list[Array]:
         InputError: a file is damaged, has no pixels, is compressed in a way for which a package is missing, holds values
             that are not finite, or two frames at one place differ.
     """
-    arrays = [np.empty((*stack.frames[0].size, len(stack.frames)), dtype=_choose_dtype(stack.frames)) for stack in stacks]
+    try:
+        arrays = [_allocate(stack) for stack in stacks]
+    except MemoryError:
+        raise InputError(f"{stacks[0].frames[0].path}: not enough memory for the series; read it on another machine") from None
     paddings: dict[int, Array] = {}
     places: dict[Path, list[tuple[int, int, Frame]]] = defaultdict(list)
     for number_, stack in enumerate(stacks):
@@ -67,7 +70,12 @@ def read_stacks(stacks: Sequence[Stack]) -> list[Array]:
     return finished
 
 
-def _choose_dtype(frames: Sequence[Frame]) -> np.dtype[Any]:
+def _allocate(stack: Stack) -> Array:
+    return np.empty((*stack.frames[0].size, len(stack.frames)), dtype=choose_dtype(stack.frames))
+
+
+def choose_dtype(frames: Sequence[Frame]) -> np.dtype[Any]:
+    """int16 or int32 where they hold all values that the frames can have, else float32."""
     low, high = min(frame.limits[0] for frame in frames), max(frame.limits[1] for frame in frames)
     if not any(frame.is_float for frame in frames):
         for dtype in (np.int16, np.int32):
@@ -107,10 +115,11 @@ class _Pixels:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.header = read_with_pixels(path)
+        says_signed = number(self.header, "PixelRepresentation") == 1  # pydicom 2 overwrites it for JPEG 2000
         self.stored = _decode(path, self.header)
         self.is_whole = bool(np.issubdtype(self.stored.dtype, np.integer))
         self.bits = int(number(self.header, "BitsStored") or number(self.header, "BitsAllocated") or 16)
-        self.signed = self.is_whole and number(self.header, "PixelRepresentation") == 1
+        self.signed = self.is_whole and says_signed
 
     def values(self, frame: Frame) -> tuple[Array, Array | None]:
         """(I, J) values after scaling, and where padding is (None: nowhere)."""
@@ -179,6 +188,8 @@ class _Pixels:
 def _decode(path: Path, header: Dataset) -> Array:
     """(frames, rows, columns) as stored."""
     syntax = transfer_syntax(header)
+    if syntax is None:
+        raise InputError(f"{path}: encoded in a way that is no DICOM standard (TransferSyntaxUID); export it again")
     if not hasattr(header, "file_meta") or "TransferSyntaxUID" not in header.file_meta:
         header.file_meta = pydicom.dataset.FileMetaDataset()
         header.file_meta.TransferSyntaxUID = syntax

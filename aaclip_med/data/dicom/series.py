@@ -30,7 +30,7 @@ from aaclip_med.data.dicom.geometry import (
     plan_grid,
 )
 from aaclip_med.data.dicom.headers import find_dicom, read_header
-from aaclip_med.data.dicom.pixels import Stack, read_stacks
+from aaclip_med.data.dicom.pixels import Stack, choose_dtype, read_stacks
 from aaclip_med.data.volumes import Volume
 from aaclip_med.errors import InputError
 
@@ -175,9 +175,6 @@ def _describe_series(key: str, instances: list[Instance]) -> Series:
         else:
             stacks.append(stack)
             problems += [note for note in notes if note not in problems]
-    needs = sum(4 * np.prod(stack.grid.shape, dtype=float) for stack in stacks)
-    if needs > 2 * MAX_BYTES:
-        return replace(series, refused=f"{needs / 1024**3:.0f} GiB of voxels; read a part of the series")
     first_frame = parts[0].frames[0]
     if stacks and not refused:
         scales = np.linalg.norm(stacks[0].grid.affine[:3, :3], axis=0).tolist()
@@ -211,8 +208,12 @@ def _drop_same_files(frames: list[Frame]) -> tuple[list[Frame], list[str]]:
         key = (frame.uid, frame.index, frame.position, frame.instance, _size(frame.path)) if frame.uid else number
         kept.setdefault(key, frame)
     copies = len(frames) - len(kept)
-    notes = [f"{copies} slices are in a second copy of their file (same SOPInstanceUID): read once"] if copies else []
+    notes = [f"{_count(copies)} in a second copy of its file (same SOPInstanceUID): read once"] if copies else []
     return list(kept.values()), notes
+
+
+def _count(slices: int) -> str:
+    return f"{slices} slice{'s' * (slices != 1)}"
 
 
 def _size(path: Path) -> int:
@@ -233,14 +234,14 @@ def _split(frames: list[Frame], problems: list[str]) -> list[Part]:
         largest = max(map(len, groups))
         if largest < _FEWEST_SLICES:
             raise _GeometryError(
-                f"{len(frames)} slices in {len(groups)} directions or sizes, at most {largest} of each: a localiser, not a "
-                "scan; name the scan that was planned on it"
+                f"{len(frames)} slices in {len(groups)} directions or sizes, at most {largest} of each: a localiser or a "
+                "turning projection, not a scan; name the scan that was planned on it"
             )
         small = [group for group in groups if len(group) < _FEWEST_SLICES]
         groups = [group for group in groups if len(group) >= _FEWEST_SLICES]
         if small:
             count = sum(map(len, small))
-            problems.append(f"{count} slices of another direction or size left out: like a localiser")
+            problems.append(f"{_count(count)} of another direction or size left out: like a localiser")
         if len(groups) > 1:
             problems.append(f"slices in {len(groups)} directions, sizes or pixel spacings: one volume each")
     parts = []
@@ -268,8 +269,10 @@ def _split_repeats(frames: list[Frame], problems: list[str]) -> list[Part]:
         return _split_files(frames, problems)
     depths = _number_depths(np.array([np.dot(frame.position or (), axes[2]) for frame in frames]))
     repeats = max(Counter(depths).values())
-    if repeats == 1 or len(set(depths)) == 1:
+    if len(set(depths)) == 1:
         return [Part(tuple(frames))]
+    if repeats == 1:
+        return _split_blocks(frames, problems) or [Part(tuple(frames))]
     names = [name for name in frames[0].keys if len({frame.keys[name] for frame in frames}) > 1]
     for count in (1, 2, 3):
         for chosen in itertools.combinations([name for name in names if name not in _TIMES], count):
@@ -286,6 +289,28 @@ def _split_repeats(frames: list[Frame], problems: list[str]) -> list[Part]:
                     for key in sorted(parts, key=_sort_numbers)
                 ]
     return _split_times(frames, depths, repeats, problems) or [Part(tuple(frames))]
+
+
+def _split_blocks(frames: list[Frame], problems: list[str]) -> list[Part] | None:
+    """Blocks at distinct positions that are even only one by one: a head with 5 mm slices above, 3 mm below."""
+    axes = perpendicular_axes(frames[0].cosines)
+    if axes is None or describe_unevenness(_distances(frames, axes)) is None:
+        return None
+    for name in frames[0].keys:
+        blocks: dict[str, list[Frame]] = defaultdict(list)
+        for frame in frames:
+            blocks[frame.keys[name]].append(frame)
+        if len(blocks) > 1 and all(
+            len(block) >= _FEWEST_SLICES and describe_unevenness(_distances(block, axes)) is None for block in blocks.values()
+        ):
+            problems.append(f"{len(blocks)} blocks of slices, each even by itself, told apart by {name}: one volume each")
+            return [Part(tuple(blocks[key]), f"{name} {_shorten(key)}") for key in sorted(blocks)]
+    return None
+
+
+def _distances(frames: Sequence[Frame], axes: Array) -> Array:
+    """(N,) ascending, mm along the normal."""
+    return np.sort(np.array([np.dot(frame.position or (), axes[2]) for frame in frames]))
 
 
 def _split_times(frames: list[Frame], depths: list[int], repeats: int, problems: list[str]) -> list[Part] | None:
@@ -373,7 +398,7 @@ def _plan_stack(part: Part, spacing_mm: Spacing | None) -> tuple[Stack, list[str
         return _stack_in_order(frames, axes, spacing_mm), notes
     frames, copies = _order_by_depth(frames, depths)
     if copies:
-        notes.append(f"{len(copies)} slices at a position that is taken: dropped if they show the same, else refused")
+        notes.append(f"{_count(len(copies))} at a position that is taken: dropped if it shows the same, else refused")
     positions = np.array([frame.position for frame in frames])
     distances = positions @ axes[2]
     notes += _describe_mixture(frames)
@@ -387,7 +412,14 @@ def _plan_stack(part: Part, spacing_mm: Spacing | None) -> tuple[Stack, list[str
         slice_mm = known or slice_mm
         source = "its thickness" if known else ("as given" if spacing_mm else "assumed")
         notes.append(f"a single slice: {slice_mm:.4g} mm deep ({source})")
+    elif len(frames) > 1 and (thick := frames[0].thickness_mm):
+        apart = float(np.median(np.diff(distances)))
+        if apart > 2 * thick:
+            notes.append(f"slices are {apart:.4g} mm apart but {thick:.4g} mm thick: every other one may be missing")
     grid = plan_grid(axes, positions, frames[0].size, pixel_mm, slice_mm, uneven is None)
+    needs = np.prod(grid.shape, dtype=float) * choose_dtype(frames).itemsize
+    if needs > MAX_BYTES:
+        raise _GeometryError(f"{needs / 1024**3:.0f} GiB of voxels {grid.shape}; at most 16 GiB are read, check positions")
     if grid.shifts is not None:
         notes.append(_describe_shift(axes, positions))
     return Stack(tuple(frames), grid, copies), notes

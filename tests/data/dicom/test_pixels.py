@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import gdcm
 import numpy as np
 import pydicom
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
@@ -243,6 +246,25 @@ def test_an_unknown_compression_is_named_with_the_package(save_slice: SaveSlice)
     assert str(path) in str(caught.value)
 
 
+def test_a_private_encoding_is_refused(save_slice: SaveSlice) -> None:
+    path = save_slice("a")
+    path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.113619.5.2\0\0"))
+    assert "no DICOM standard" in str(list_series([path])[0].refused)
+
+
+def test_a_missing_decoder_is_named_with_its_package(save_slice: SaveSlice) -> None:
+    decoders = pytest.importorskip("pydicom.pixels")
+    path = compress(save_slice("a", make_pixels((1, 64, 64), "u2")[0]), gdcm.TransferSyntax.JPEGLosslessProcess14_1)
+    decoder = decoders.get_decoder(JPEGLosslessSV1)
+    decoder.remove_plugin("gdcm")
+    try:
+        with pytest.raises(InputError, match=r"JPEG Lossless.*no decoder is installed; pip install python-gdcm"):
+            read_one([path])
+    finally:
+        decoder.add_plugin("gdcm", ("pydicom.pixels.decoders.gdcm", "_decode_frame"))
+    assert read_one([path]).shape == (64, 64, 1)
+
+
 def test_damaged_compressed_pixels_are_refused_in_one_line(save_slice: SaveSlice) -> None:
     path = compress(save_slice("a", make_pixels((1, 64, 64), "u2")[0]), gdcm.TransferSyntax.JPEG2000Lossless)
     content = path.read_bytes()
@@ -282,6 +304,35 @@ def test_a_file_without_pixels_is_refused(save_slice: SaveSlice) -> None:
 def test_an_absurd_size_is_refused_by_the_header(save_slice: SaveSlice) -> None:
     (series,) = list_series([save_slice("a", Rows=60000, Columns=60000, NumberOfFrames=100)])
     assert "671 GiB; at most 16 GiB" in str(series.refused)
+
+
+def test_more_frames_than_the_file_can_hold_are_refused(save_slice: SaveSlice) -> None:
+    path = compress(save_slice("a", make_pixels((1, 64, 64), "u2")[0]), gdcm.TransferSyntax.JPEG2000Lossless)
+    ds = dcmread(path)
+    ds.NumberOfFrames = 900_000
+    ds.save_as(path)
+    assert "too small for the 900000 frames" in str(list_series([path])[0].refused)
+
+
+@settings(max_examples=150)
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=4), st.floats(0.2, 1))
+def test_a_file_with_damage_anywhere_is_read_or_refused(changes: list[tuple[float, int]], kept: float) -> None:
+    ds = make_slice(make_pixels()[0], PixelPaddingValue=-5, RescaleSlope=1, RescaleIntercept=-3, BitsStored=12)
+    stream, said = io.BytesIO(), ""
+    ds.save_as(stream)
+    content = bytearray(stream.getvalue())
+    for place, byte in changes:
+        content[132 + int(place * (len(content) - 133))] = byte
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a"
+        path.write_bytes(content[: int(kept * len(content))])
+        try:
+            for series in list_series([path]):
+                read_series(series, (1.0, 1.0, 1.0))
+        except InputError as error:
+            said = str(error)
+    assert "\n" not in said
+    assert "Jane" not in said
 
 
 MEASURE = """
