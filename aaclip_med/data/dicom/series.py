@@ -205,7 +205,8 @@ def _drop_same_files(frames: list[Frame]) -> tuple[list[Frame], list[str]]:
     """Copies of one SOP instance with the same place: the file was copied twice, whichever name it got."""
     kept: dict[object, Frame] = {}
     for number, frame in enumerate(frames):
-        key = (frame.uid, frame.index, frame.position, frame.instance, _size(frame.path)) if frame.uid else number
+        told = (frame.uid, frame.index, frame.position, frame.instance, *frame.keys.values(), frame.path.stat().st_size)
+        key = told if frame.uid else number
         kept.setdefault(key, frame)
     copies = len(frames) - len(kept)
     notes = [f"{_count(copies)} in a second copy of its file (same SOPInstanceUID): read once"] if copies else []
@@ -214,10 +215,6 @@ def _drop_same_files(frames: list[Frame]) -> tuple[list[Frame], list[str]]:
 
 def _count(slices: int) -> str:
     return f"{slices} slice{'s' * (slices != 1)}"
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size
 
 
 def _split(frames: list[Frame], problems: list[str]) -> list[Part]:

@@ -78,6 +78,12 @@ def test_a_file_that_was_copied_is_read_once(save_series: SaveSeries) -> None:
     np.testing.assert_array_equal(read_series(series)[0].array, pixels.T)
 
 
+def test_one_uid_for_all_slices_of_two_volumes_loses_none(save_series: SaveSeries) -> None:
+    tags = {"SOPInstanceUID": "1.2.9", "InstanceNumber": 1, "EchoTime": lambda n: str(1 + n % 2)}
+    (series,) = list_series(save_series(make_pixels((6, 6, 7)), positions=(0, 0, 2, 2, 4, 4), **tags))
+    assert [volume.array.shape for volume in read_series(series)] == [(7, 6, 3)] * 2
+
+
 def test_the_same_picture_twice_at_one_position_is_dropped(save_series: SaveSeries) -> None:
     pixels = make_pixels()[[0, 1, 1, 2, 3, 4]]
     (series,) = list_series(save_series(pixels, positions=(0, 2, 2, 4, 6, 8)))
