@@ -86,7 +86,7 @@ def run_job(folder: Path, request: JobRequest, predictor: Predictor, tell: Tell)
     """Score the job's volume; ``tell`` hears how far it is, and what it raises ends the job.
 
     ``heatmap.npy`` is float32 (K, J, I) on the volume's own grid. ``result.json`` holds the score, its p-value, the candidates
-    (RAS mm, voxel indices I, J, K), the slices' scores and the run's account.
+    (RAS mm, voxel indices I, J, K), the slices' scores, ijk_to_ras (4, 4) and the run's account.
 
     Raises:
         InputError: the volume or the request cannot be used.
@@ -120,6 +120,7 @@ def run_job(folder: Path, request: JobRequest, predictor: Predictor, tell: Tell)
             "slices": [
                 {"slice": number, "score": float(score)} for number, score in zip(prediction.slices, slice_scores, strict=True)
             ],
+            "ijk_to_ras": volume.affine,
             "run": describe_run(predictor),
         },
     )
