@@ -37,6 +37,7 @@ def run_score(options: argparse.Namespace) -> int:
         options.minimum_ml,
         _list_options(options),
         _track,
+        options.overwrite,
     )
     for row in result.volumes:
         if row["status"] != "ok":

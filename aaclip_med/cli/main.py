@@ -89,6 +89,7 @@ def _add_score(commands: Commands) -> None:
     command = commands.add_parser("score", help="heatmaps and tables for files and folders")
     command.add_argument("inputs", nargs="+", metavar="INPUT", help="DICOM, NIfTI, NRRD, MHA or pictures: files or folders")
     command.add_argument("--out", required=True, metavar="DIR")
+    command.add_argument("--overwrite", action="store_true", help="start again where OUT holds a run with other settings")
     _add_cutting(command)
     command.add_argument("--slices", type=int, nargs=2, metavar=("FIRST", "LAST"), help="only these, both included")
     command.add_argument("--stride", type=int, default=1, metavar="N", help="score every N-th slice, interpolate between")

@@ -5,17 +5,18 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from aaclip_med import __version__
-from aaclip_med.data.sources import find_sources
+from aaclip_med.data.sources import Source, find_sources
 from aaclip_med.data.volumes import Volume
 from aaclip_med.data.writing import prepare_output_folder, write_csv, write_heatmap, write_json
 from aaclip_med.errors import AaclipError, OutputError
 from aaclip_med.inference.cutting import Cutting, check_calibrated_alike
+from aaclip_med.inference.ledger import Ledger, Record, lock_folder
 from aaclip_med.inference.predictor import Prediction, Predictor
 from aaclip_med.scoring.candidates import Candidate, find_candidates
 
@@ -58,14 +59,16 @@ def score_folder(
     minimum_ml: float = 0.0,
     settings: dict[str, Any] | None = None,
     track: Track = iter,
+    overwrite: bool = False,
 ) -> FolderResult:
     """Score files and folders into ``out``: ``heatmaps/``, ``volumes.csv``, ``slices.csv``, ``lesions.csv``, ``run.json``.
 
     A case that cannot be scored gets a row with its error and does not stop the rest. What is no scan is passed over
-    (``data.sources.find_sources``).
+    (``data.sources.find_sources``). A run that was cut off is finished by the same call; with other settings the folder is
+    refused unless ``overwrite`` starts it again.
 
     Raises:
-        InputError: an input path is missing or holds no image.
+        InputError: an input path is missing or holds no image, ``out`` holds another run, or one is at work there.
         OutputError: the folder cannot be written to.
     """
     cutting = cutting or Cutting()
@@ -75,49 +78,76 @@ def score_folder(
     prepare_output_folder(out / "heatmaps")
     if threshold is None:
         threshold = CALIBRATED_THRESHOLD if predictor.calibration else UNCALIBRATED_THRESHOLD
-    marks = {"calibrated": predictor.calibration is not None, "demonstration": predictor.is_demo}
-    result = FolderResult()
     started = time.time()
-    for source in track(sources):
-        clock = time.perf_counter()
-        name = source.name
-        row: dict[str, Any] = {"case": name, "preset": predictor.preset.name, **marks}
-        try:
-            volume = source.read()
-            organ = cutting.read_organ(name, volume)
-            prediction = predictor.predict_volume(volume, cutting.plane, cutting.slices, organ, cutting.stride)
-            heatmap = predictor.rescale(prediction.heatmap)
-            candidates = find_candidates(heatmap, threshold, volume.affine, prediction.axis, minimum_ml)
-            write_heatmap(out / "heatmaps" / f"{name}_heatmap.nii.gz", heatmap, volume, f"aaclip-med {predictor.note}")
-        except OutputError:
-            raise
-        except (AaclipError, MemoryError) as error:
-            result.volumes.append(row | {"status": "failed", "error": str(error) or "out of memory"})
-            continue
-        row |= _describe(volume, prediction, candidates, predictor)
-        result.volumes.append(row | {"seconds": round(time.perf_counter() - clock, 3), "status": "ok"})
-        result.slices += [
-            {"case": name, "slice": number, "score": float(score), "detection_score": float(detection), **marks}
-            for number, score, detection in zip(
-                prediction.slices, predictor.rescale(prediction.slice_scores), prediction.detection, strict=True
-            )
-        ]
-        result.lesions += [_list_candidate(name, candidate) | marks for candidate in candidates]
-    write_csv(out / "volumes.csv", VOLUME_COLUMNS, result.volumes)
-    write_csv(out / "slices.csv", SLICE_COLUMNS, result.slices)
-    write_csv(out / "lesions.csv", LESION_COLUMNS, result.lesions)
-    cases = [row | {"input": str(source.path)} for row, source in zip(result.volumes, sources, strict=True)]
-    account = {
-        "cases": cases,
-        "passed_over": [{"path": str(item.path), "reason": item.reason} for item in passed_over],
-        "failed": result.failed,
-        "seconds": round(time.time() - started, 2),
-    }
-    write_json(
-        out / "run.json",
-        describe_run(predictor) | {"threshold": threshold, "minimum_ml": minimum_ml, "options": settings or {}} | account,
-    )
+    result = FolderResult()
+    with lock_folder(out):
+        ledger = Ledger(out, _describe_settings(predictor, cutting, threshold, minimum_ml), overwrite)
+        for source in track(sources):
+            record = ledger.find(source)
+            if record is None:
+                record = _score_case(source, predictor, out, cutting, threshold, minimum_ml)
+                if record["volume"]["status"] == "ok":
+                    ledger.keep(source, record)
+            result.volumes.append(record["volume"])
+            result.slices += record["slices"]
+            result.lesions += record["lesions"]
+        write_csv(out / "volumes.csv", VOLUME_COLUMNS, result.volumes)
+        write_csv(out / "slices.csv", SLICE_COLUMNS, result.slices)
+        write_csv(out / "lesions.csv", LESION_COLUMNS, result.lesions)
+        account = {
+            "cases": [row | {"input": str(source.path)} for row, source in zip(result.volumes, sources, strict=True)],
+            "passed_over": [{"path": str(item.path), "reason": item.reason} for item in passed_over],
+            "failed": result.failed,
+            "seconds": round(time.time() - started, 2),
+        }
+        chosen = {"threshold": threshold, "minimum_ml": minimum_ml, "options": settings or {}}
+        write_json(out / "run.json", describe_run(predictor) | chosen | account)
     return result
+
+
+def _score_case(
+    source: Source, predictor: Predictor, out: Path, cutting: Cutting, threshold: float, minimum_ml: float
+) -> Record:
+    """The rows of one case, its heatmap written; of a case that cannot be scored, one row with the reason."""
+    clock = time.perf_counter()
+    name = source.name
+    marks = {"calibrated": predictor.calibration is not None, "demonstration": predictor.is_demo}
+    row: dict[str, Any] = {"case": name, "preset": predictor.preset.name, **marks}
+    try:
+        volume = source.read()
+        organ = cutting.read_organ(name, volume)
+        prediction = predictor.predict_volume(volume, cutting.plane, cutting.slices, organ, cutting.stride)
+        heatmap = predictor.rescale(prediction.heatmap)
+        candidates = find_candidates(heatmap, threshold, volume.affine, prediction.axis, minimum_ml)
+        write_heatmap(out / "heatmaps" / f"{name}_heatmap.nii.gz", heatmap, volume, f"aaclip-med {predictor.note}")
+    except OutputError:
+        raise
+    except (AaclipError, MemoryError) as error:
+        return {"volume": row | {"status": "failed", "error": str(error) or "out of memory"}, "slices": [], "lesions": []}
+    row |= _describe(volume, prediction, candidates, predictor)
+    slice_scores = predictor.rescale(prediction.slice_scores)
+    return {
+        "volume": row | {"seconds": round(time.perf_counter() - clock, 3), "status": "ok"},
+        "slices": [
+            {"case": name, "slice": number, "score": float(score), "detection_score": float(detection), **marks}
+            for number, score, detection in zip(prediction.slices, slice_scores, prediction.detection, strict=True)
+        ],
+        "lesions": [_list_candidate(name, candidate) | marks for candidate in candidates],
+    }
+
+
+def _describe_settings(predictor: Predictor, cutting: Cutting, threshold: float, minimum_ml: float) -> Record:
+    """What may not change while a folder is scored."""
+    return {
+        "adapters": predictor.checkpoint.digest if predictor.checkpoint else None,
+        "tower": predictor.detector.tower_hash,
+        "detector": predictor.detector.config.to_json(),
+        "preset": asdict(predictor.preset),
+        "precision": str(predictor.dtype),
+        "cutting": asdict(cutting),
+        "threshold": threshold,
+        "minimum_ml": minimum_ml,
+    }
 
 
 def describe_run(predictor: Predictor) -> dict[str, Any]:
