@@ -1,0 +1,102 @@
+"""The candidates at another threshold than the run's, by the package's rules, so that a new threshold needs no new run."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+_FORWARD = [step for step in product((-1, 0, 1), repeat=3) if step > (0, 0, 0)]
+"""Half of the 26 neighbours (faces, edges, corners); the other half are the same pairs from the other side."""
+
+MOST_VOXELS = 8_000_000
+"""More hot voxels than these are no lesions, and would take minutes."""
+
+
+class TooHotError(ValueError):
+    """The threshold lets through more than can be told apart."""
+
+
+def find_candidates(
+    heatmap: np.ndarray, threshold: float, ijk_to_ras: np.ndarray, minimum_ml: float = 0.0
+) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """Connected regions with heat at or above ``threshold``, hottest first, as ``result.json`` lists them, and their mask.
+
+    Args:
+        heatmap: (K, J, I).
+        threshold: in the heatmap's unit.
+        ijk_to_ras: (4, 4), RAS mm.
+        minimum_ml: smaller regions are left out.
+
+    Returns:
+        The candidates (without slice ranges), and a (K, J, I) uint8 mask of their voxels.
+
+    Raises:
+        TooHotError: more than ``MOST_VOXELS`` voxels are at or above the threshold.
+    """
+    # In (I, J, K) order, as the package: where peaks tie, the first voxel counts.
+    heat = np.ascontiguousarray(heatmap.T)
+    hot = np.flatnonzero(heat.ravel() >= threshold)
+    if hot.size > MOST_VOXELS:
+        raise TooHotError(f"{hot.size} voxels are at or above {threshold:g}; take a higher threshold")
+    mask = np.zeros(heat.shape, dtype=np.uint8)
+    region = _label(hot, heat.shape)
+    count = int(region.max()) + 1 if hot.size else 0
+    voxels = np.bincount(region, minlength=count)
+    voxel_ml = abs(float(np.linalg.det(ijk_to_ras[:3, :3]))) / 1000.0
+    values = heat.ravel()[hot].astype(np.float64)
+    places = np.stack(np.unravel_index(hot, heat.shape), axis=1)
+    order = np.lexsort((np.arange(hot.size), -values, region))
+    peak_at = order[np.searchsorted(region[order], np.arange(count))]
+    centroids = (
+        np.stack([np.bincount(region, places[:, axis], count) for axis in range(3)], axis=1) / np.maximum(voxels, 1)[:, None]
+    )
+    means = np.bincount(region, values, count) / np.maximum(voxels, 1)
+    kept = [int(one) for one in np.lexsort((-voxels, -values[peak_at])) if voxels[one] * voxel_ml >= minimum_ml]
+    mask.ravel()[hot[np.isin(region, kept)]] = 1
+    candidates = [
+        {
+            "id": number,
+            "centroid_ras": _to_ras(ijk_to_ras, centroids[one]),
+            "centroid_voxel": centroids[one].tolist(),
+            "peak_ras": _to_ras(ijk_to_ras, places[peak_at[one]]),
+            "volume_ml": float(voxels[one] * voxel_ml),
+            "peak": float(values[peak_at[one]]),
+            "mean": float(means[one]),
+            "voxels": int(voxels[one]),
+        }
+        for number, one in enumerate(kept, start=1)
+    ]
+    return candidates, np.ascontiguousarray(mask.T)
+
+
+def _label(hot: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The region, from 0, of each hot voxel (sorted flat indices): neighbours take the lowest label until nothing changes."""
+    label = np.arange(hot.size)
+    if not hot.size:
+        return label
+    places = np.stack(np.unravel_index(hot, shape), axis=1)
+    pairs = []
+    for step in _FORWARD:
+        beside = places + step
+        inside = np.flatnonzero(((beside >= 0) & (beside < shape)).all(axis=1))
+        wanted = np.ravel_multi_index(tuple(beside[inside].T), shape)
+        at = np.searchsorted(hot, wanted)
+        found = hot[np.minimum(at, hot.size - 1)] == wanted
+        pairs.append(np.stack([inside[found], at[found]]))
+    one, other = np.concatenate(pairs, axis=1)
+    while True:
+        lowest = np.minimum(label[one], label[other])
+        new = label.copy()
+        np.minimum.at(new, label[one], lowest)
+        np.minimum.at(new, label[other], lowest)
+        while not np.array_equal(new[new], new):
+            new = new[new]
+        if np.array_equal(new, label):
+            return np.unique(label, return_inverse=True)[1]
+        label = new[label]
+
+
+def _to_ras(ijk_to_ras: np.ndarray, ijk: np.ndarray) -> list[float]:
+    return (ijk_to_ras[:3, :3] @ ijk + ijk_to_ras[:3, 3]).tolist()

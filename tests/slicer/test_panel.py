@@ -1,0 +1,326 @@
+"""The panel as the person uses it: real Qt widgets from the .ui file, real MRML, real child processes."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import MODULE_FOLDER, make_geometry, make_result, make_transform
+
+stand_ins = pytest.importorskip("stand_ins", reason="PySide6 is not installed (pip install PySide6)")
+
+LONGEST_BLOCK = 0.050
+
+
+@pytest.fixture
+def desk(scene: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """The module, its panel, and the person before it."""
+    person = stand_ins.install(monkeypatch, scene)
+    monkeypatch.delitem(sys.modules, "AAClipMed", raising=False)
+    module = importlib.import_module("AAClipMed")
+    panel = module.AAClipMedWidget()
+    panel.setup()
+    panel._parameterNode.backend = "Another Python"
+    panel.ui.pythonLineEdit.text = sys.executable
+    yield SimpleNamespace(module=module, panel=panel, ui=panel.ui, person=person, scene=scene, chosen=panel._parameterNode)
+    panel.cleanup()
+
+
+def run_until(reached: Callable[[], bool], limit: float = 180.0) -> float:
+    """Run Qt's own event loop until something is reached; returns the longest time that it was blocked, in seconds."""
+    application = stand_ins.find_application()
+    longest = 0.0
+    deadline = time.monotonic() + limit
+    while not reached():
+        assert time.monotonic() < deadline, "not reached"
+        began = time.perf_counter()
+        application.processEvents()
+        longest = max(longest, time.perf_counter() - began)
+        time.sleep(0.01)
+    return longest
+
+
+def add_scan(desk: SimpleNamespace, geometry: str = "oblique") -> Any:
+    """A small phantom with lesions, under a transform."""
+    import slicer
+
+    from aaclip_med.data.phantoms import make_phantom
+
+    phantom = make_phantom("brain-mri", 3, True)
+    array = np.ascontiguousarray(phantom.array.T[::3])
+    scan = slicer.util.addVolumeFromArray(array, ijkToRAS=make_geometry(geometry), name="scan")
+    scan.SetAndObserveTransformNodeID(make_transform(desk.scene, "linear").GetID())
+    desk.chosen.inputVolume = scan
+    desk.chosen.useThreshold = True
+    desk.chosen.threshold = 0.5
+    return scan
+
+
+def add_view(scene: Any) -> Any:
+    """A slice view's layers."""
+    layers = scene.AddNewNodeByClass("vtkMRMLSliceCompositeNode")
+    layers.SetLayoutName("Red")
+    return layers
+
+
+def test_every_widget_that_the_code_names_is_in_the_ui_file() -> None:
+    named = {
+        node.attr
+        for node in ast.walk(ast.parse((MODULE_FOLDER / "AAClipMed.py").read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+        and (
+            (isinstance(node.value, ast.Attribute) and node.value.attr == "ui")
+            or (isinstance(node.value, ast.Name) and node.value.id == "ui")
+        )
+    }
+    panel = stand_ins.load_panel()
+    there = {widget.objectName() for widget in panel.findChildren(stand_ins.QtWidgets.QWidget)}
+    assert len(named) > 20
+    assert named <= there, named - there
+
+
+def test_every_editor_says_what_it_does() -> None:
+    widgets = stand_ins.QtWidgets
+    kinds = (widgets.QComboBox, widgets.QLineEdit, widgets.QAbstractButton, widgets.QAbstractSpinBox, stand_ins.ctkSliderWidget)
+    panel = stand_ins.load_panel()
+    editors = [
+        one for kind in kinds for one in panel.findChildren(kind) if one.objectName() and not one.objectName().startswith("qt_")
+    ]
+    assert len(editors) > 25
+    assert [one.objectName() for one in editors if not one.toolTip()] == []
+
+
+def test_every_file_of_the_module_is_listed_for_the_build() -> None:
+    listed = (MODULE_FOLDER / "CMakeLists.txt").read_text(encoding="utf-8")
+    files = [
+        *MODULE_FOLDER.glob("*.py"),
+        *(MODULE_FOLDER / "AAClipMedLib").glob("*.py"),
+        *(MODULE_FOLDER / "Resources").rglob("*.*"),
+    ]
+    expected = [path.relative_to(MODULE_FOLDER).as_posix().replace("AAClipMed.py", "${MODULE_NAME}.py") for path in files]
+    missing = [name for name in expected if name not in listed.replace("${MODULE_NAME}Lib", "AAClipMedLib")]
+    assert missing == []
+
+
+def test_the_library_imports_slicer_vtk_numpy_and_the_standard_library_alone() -> None:
+    allowed = set(sys.stdlib_module_names) | {"slicer", "vtk", "numpy"}
+    for path in (MODULE_FOLDER / "AAClipMedLib").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                assert {name.name.split(".")[0] for name in node.names} <= allowed, path
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                assert (node.module or "").split(".")[0] in allowed, path
+
+
+def test_apply_waits_for_a_volume(desk: SimpleNamespace) -> None:
+    assert desk.ui.applyButton.enabled is False
+    add_scan(desk)
+    assert desk.ui.applyButton.enabled is True
+
+
+def test_a_scan_is_scored_shown_and_the_panel_never_freezes(desk: SimpleNamespace) -> None:
+    scan, view = add_scan(desk), add_view(desk.scene)
+    desk.panel.onApply()
+    assert desk.ui.applyButton.text == "Cancel"
+    seen: list[int] = []
+    longest = run_until(lambda: seen.append(desk.ui.progressBar.value) or desk.chosen.heatmap is not None)  # type: ignore[func-returns-value]
+    run_until(lambda: desk.ui.applyButton.text == "Apply")
+    assert desk.person.errors == []
+    assert seen == sorted(seen)
+    assert len(set(seen)) >= 4
+    findings = desk.panel.findFindings()
+    assert desk.ui.candidatesTable.rowCount == len(findings.candidates) > 0
+    assert "not for clinical use" in desk.ui.resultLabel.text
+    assert "Demonstration adapters" in desk.ui.resultLabel.text
+    assert view.GetBackgroundVolumeID() == scan.GetID()
+    assert view.GetForegroundVolumeID() == findings.heatmap.GetID()
+    assert view.GetForegroundOpacity() == pytest.approx(0.6)
+    assert findings.heatmap.GetTransformNodeID() == scan.GetTransformNodeID()
+    # All of it, with the results being put into the scene: the longest block of Qt's own loop.
+    assert longest < LONGEST_BLOCK * 3
+    print(f"longest block of the event loop with results: {1000 * longest:.0f} ms")
+
+
+def test_cancel_gives_the_panel_back_within_two_seconds(desk: SimpleNamespace) -> None:
+    add_scan(desk)
+    desk.panel.onApply()
+    run_until(lambda: "loading" in desk.ui.statusLabel.text)
+    began = time.perf_counter()
+    desk.panel.onApply()
+    run_until(lambda: desk.ui.applyButton.text == "Apply")
+    assert time.perf_counter() - began < 2.0
+    assert desk.ui.statusLabel.text == "Cancelled"
+    assert desk.chosen.heatmap is None
+    assert desk.person.errors == []
+
+
+def test_a_failure_is_shown_and_the_panel_goes_on(desk: SimpleNamespace) -> None:
+    add_scan(desk)
+    desk.chosen.adapters = "/no/such/file"
+    desk.panel.onApply()
+    run_until(lambda: desk.ui.applyButton.text == "Apply")
+    assert "/no/such/file" in desk.person.errors[0]
+    assert desk.ui.applyButton.enabled is True
+
+
+def test_closing_the_scene_stops_the_run(desk: SimpleNamespace) -> None:
+    add_scan(desk)
+    desk.panel.onApply()
+    run_until(lambda: "loading" in desk.ui.statusLabel.text)
+    desk.panel.onSceneStartClose()
+    assert desk.panel._batch is None
+    desk.scene.Clear(0)
+    desk.panel.onSceneEndClose()
+    assert desk.ui.applyButton.text == "Apply"
+    assert desk.ui.applyButton.enabled is False
+
+
+def show_result(desk: SimpleNamespace, calibrated: bool = False) -> Any:
+    """A result of two hot voxels."""
+    import slicer
+    from AAClipMedLib.results import add_findings
+
+    matrix = make_geometry("sheared")
+    scan = slicer.util.addVolumeFromArray(np.zeros((9, 13, 17), np.int16), ijkToRAS=matrix, name="scan")
+    scan.CreateDefaultDisplayNodes()
+    heat = np.full((9, 13, 17), 0.1, np.float32)
+    heat[2, 3, 4], heat[6, 10, 14] = 0.9, 0.7
+    request = {"preset": "brain-mri", "ijk_to_ras": matrix.tolist(), "minimum_ml": 0.0}
+    findings = add_findings(scan, make_result(heat, matrix, calibrated=calibrated), request)
+    desk.panel.showFindings(findings)
+    return findings
+
+
+def test_the_sliders_change_the_overlay_at_once(desk: SimpleNamespace) -> None:
+    view = add_view(desk.scene)
+    findings = show_result(desk)
+    desk.ui.thresholdSlider.value = 0.8
+    assert findings.heatmap.GetDisplayNode().GetLowerThreshold() == pytest.approx(0.8)
+    assert findings.table.GetNumberOfRows() == 2
+    desk.panel.onRedraw()
+    assert findings.table.GetNumberOfRows() == desk.ui.candidatesTable.rowCount == 1
+    desk.ui.opacitySlider.value = 0.25
+    assert view.GetForegroundOpacity() == pytest.approx(0.25)
+
+
+def test_a_click_on_a_row_moves_the_views(desk: SimpleNamespace) -> None:
+    findings = show_result(desk)
+    view = desk.scene.AddNewNodeByClass("vtkMRMLSliceNode", "Red")
+    desk.ui.candidatesTable.target.cellClicked.emit(1, 0)
+    place = [view.GetSliceToRAS().GetElement(row, 3) for row in range(3)]
+    np.testing.assert_allclose(place, findings.find_place(1), atol=1e-3)
+
+
+def test_boxes_hide_legend_segmentation_and_peaks(desk: SimpleNamespace) -> None:
+    add_view(desk.scene)
+    findings = show_result(desk)
+    legend = desk.scene.GetFirstNodeByClass("vtkMRMLColorLegendDisplayNode")
+    assert legend.GetVisibility()
+    for name in ("legendCheckBox", "segmentationCheckBox", "peaksCheckBox"):
+        getattr(desk.ui, name).checked = False
+    assert not legend.GetVisibility()
+    assert not findings.segmentation.GetDisplayVisibility()
+    assert not findings.peaks.GetDisplayVisibility()
+
+
+def test_a_p_value_is_told_in_words(desk: SimpleNamespace) -> None:
+    show_result(desk, calibrated=True)
+    assert "p = 0.02: of 100 volumes like the normal ones" in desk.ui.resultLabel.text
+    assert "about 2 would score this high" in desk.ui.resultLabel.text
+
+
+def test_all_loaded_volumes_are_scored_one_after_another(desk: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    import slicer
+
+    add_scan(desk)
+    slicer.util.addVolumeFromArray(np.zeros((4, 8, 8), np.int16), name="empty")
+    add_scan(desk, "left-handed").SetName("second")
+    desk.chosen.allVolumes = True
+    desk.panel.onApply()
+    run_until(lambda: desk.ui.applyButton.text == "Apply")
+    heatmaps = [
+        node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if "heatmap" in node.GetName()
+    ]
+    assert heatmaps == ["scan heatmap", "second heatmap"]
+    assert len(desk.person.errors) == 1
+    assert "empty: volume.npy: every voxel is 0" in desk.person.errors[0]
+
+
+def test_nothing_is_installed_without_consent(desk: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_scan(desk)
+    desk.chosen.backend = "This Slicer"
+    monkeypatch.setattr(desk.module, "list_missing", lambda: ["torch", "aaclip-med"])
+    desk.person.answer = False
+    desk.panel.onApply()
+    assert len(desk.person.questions) == 1
+    assert "numpy, SimpleITK and torch are left as they are" in desk.person.questions[0]
+    assert desk.panel._batch is None
+
+
+def test_a_scan_is_never_sent_without_consent(desk: SimpleNamespace) -> None:
+    add_scan(desk)
+    desk.chosen.backend = "Server"
+    desk.ui.serverLineEdit.text = "https://server.example"
+    desk.person.answer = False
+    desk.panel.onApply()
+    assert "sent to https://server.example" in desk.person.questions[0]
+    assert desk.panel._batch is None
+
+
+def test_a_missing_address_is_told(desk: SimpleNamespace) -> None:
+    add_scan(desk)
+    desk.chosen.backend = "Server"
+    desk.panel.onApply()
+    run_until(lambda: desk.ui.applyButton.text == "Apply")
+    assert "is no server address" in desk.person.errors[0]
+
+
+def test_the_token_is_never_stored(desk: SimpleNamespace) -> None:
+    desk.ui.tokenLineEdit.text = "secret"
+    desk.ui.serverLineEdit.text = "https://server.example"
+    desk.panel.exit()
+    stored = stand_ins.Settings.values
+    assert stored["AAClipMed/server"] == "https://server.example"
+    assert "secret" not in stored.values()
+
+
+def test_check_writes_its_findings_into_the_log(desk: SimpleNamespace) -> None:
+    desk.panel.onCheck()
+    run_until(lambda: desk.ui.applyButton.text == "Apply")
+    log = desk.ui.logText.toPlainText()
+    assert "[OK] Python:" in log
+    assert "[OK] Weights:" in log
+
+
+def test_a_phantom_is_drawn_loaded_and_chosen(desk: SimpleNamespace) -> None:
+    desk.panel.onPhantom()
+    run_until(lambda: desk.ui.applyButton.text == "Apply")
+    assert desk.person.errors == []
+    assert desk.chosen.inputVolume.GetName().startswith("Phantom brain-mri")
+    assert desk.scene.GetFirstNodeByClass("vtkMRMLLabelMapVolumeNode") is not None
+
+
+def test_the_modules_own_test_passes(desk: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AACLIP_MED_PYTHON", sys.executable)
+    test = desk.module.AAClipMedTest()
+    test.runTest()
+    assert test.shown[-1] == "Passed"
+
+
+def test_the_panel_has_a_picture(desk: SimpleNamespace, tmp_path: Path) -> None:
+    show_result(desk)
+    window = desk.panel.window
+    window.resize(520, 1000)
+    for section in window.findChildren(stand_ins.ctkCollapsibleButton):
+        section.fold()
+    path = tmp_path / "panel.png"
+    assert window.grab().save(str(path))
+    assert path.stat().st_size > 10_000
