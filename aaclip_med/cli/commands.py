@@ -97,7 +97,8 @@ def run_calibrate(options: argparse.Namespace) -> int:
     predictor = _load(options)
     cutting = _cutting(options)
     calibration = calibrate(cases, predictor, _track, cutting)
-    store_calibration(predictor, calibration, path, cutting)
+    within_organ = any(case.organ_path for case in cases)
+    store_calibration(predictor, calibration, path, cutting.describe_scale(predictor.preset, within_organ))
     print(f"calibrated on {calibration.n_volumes} normal volumes, {calibration.n_voxels:,} voxels: {path}")
     if calibration.caveat:
         print(f"note: {calibration.caveat}")

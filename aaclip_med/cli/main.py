@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from aaclip_med import __version__
 from aaclip_med.cli.benchmarking import add_convert, add_index_import
+from aaclip_med.cli.serving import add_serve
 from aaclip_med.errors import AaclipError, OutputError
 from aaclip_med.presets import PLANES, PRESETS
 
@@ -40,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_index(commands)
     add_convert(commands)
     _add_inspect(commands)
+    add_serve(commands)
     _add_demo(commands)
     return parser
 

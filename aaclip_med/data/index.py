@@ -28,7 +28,7 @@ from aaclip_med.presets import PLANES, PRESETS, PlaneName, get_preset
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
-KEYS = ("image_path", "label", "class_name", "mask_path", "plane", "patient", "split", "preset", "slices")
+KEYS = ("image_path", "label", "class_name", "mask_path", "plane", "patient", "split", "preset", "slices", "organ_path")
 MASK_SUFFIXES = ("_seg", "_segmentation", "_mask", "_label", "_lesion", "_tumour", "_tumor", "_gt")
 MASK_FOLDERS = (("images", "masks"), ("images", "labels"), ("imagesTr", "labelsTr"))
 MAX_PROBLEMS = 10
@@ -41,7 +41,8 @@ class Case:
     """One image of an index.
 
     label: 0 normal, 1 abnormal. mask_path: the lesion mask, None where there is none. slices: first and last slice
-    (inclusive) that are used, None for all. row: its line in the index file, counted from 1.
+    (inclusive) that are used, None for all. row: its line in the index file, counted from 1. organ_path: the mask of the organ
+    that is looked at, None for all of the scan.
     """
 
     image_path: Path
@@ -54,6 +55,7 @@ class Case:
     preset: str | None = None
     slices: tuple[int, int] | None = None
     row: int = 0
+    organ_path: Path | None = None
 
     @property
     def name(self) -> str:
@@ -199,6 +201,7 @@ def _parse_line(line: str, number: int, folder: Path) -> tuple[Case | None, list
     wrong = [f"unknown key '{key}'; did you mean '{known}'?" for key in row if (known := _near_miss(key, row))]
     image = _find_file(row, "image_path", folder, wrong)
     mask = _find_file(row, "mask_path", folder, wrong)
+    organ = _find_file(row, "organ_path", folder, wrong)
     label = _LABELS.get(str(row.get("label")).lower())
     if label is None:
         wrong.append(f"label {json.dumps(row['label'])}; it must be 0 or 1" if "label" in row else "no label; give 0 or 1")
@@ -225,6 +228,7 @@ def _parse_line(line: str, number: int, folder: Path) -> tuple[Case | None, list
         preset,
         slices,
         number,
+        organ,
     )
     return case, wrong
 
@@ -291,6 +295,8 @@ def _row(case: Case, folder: Path) -> dict[str, Any]:
         "mask_path": "" if case.mask_path is None else _relative(case.mask_path, folder),
     }
     optional = {key: getattr(case, key) for key in ("plane", "patient", "split", "preset", "slices")}
+    if case.organ_path is not None:
+        optional["organ_path"] = _relative(case.organ_path, folder)
     return row | {key: value for key, value in optional.items() if value is not None}
 
 

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,18 @@ def cut_volume(
     return CutCase(volume, plan, images, None, used, plan.cut(organ) if organ is not None else None)
 
 
+def read_organ(path: Path, volume: Volume) -> Array:
+    """The organ mask in ``path``: (I, J, K) bool on the grid of ``volume``.
+
+    Raises:
+        InputError: it cannot be read, lies elsewhere than the volume, or is empty.
+    """
+    organ = read_mask(path, volume)
+    if not organ.any():
+        raise InputError(f"{path}: the organ mask is empty; nothing of {volume.path} is left")
+    return organ
+
+
 def cut_case(case: Case, preset: Preset) -> CutCase:
     """Read, cut and window one row of an index, with its mask. The row's own preset and plane come first.
 
@@ -80,12 +92,13 @@ def cut_case(case: Case, preset: Preset) -> CutCase:
     """
     preset = get_preset(case.preset) if case.preset else preset
     volume = read_source(case.image_path, allow_blank_picture=True)
-    cut = cut_volume(volume, preset, case.plane, case.slices)
+    organ = read_organ(case.organ_path, volume) if case.organ_path else None
+    cut = cut_volume(volume, preset, case.plane, case.slices, organ)
     if case.mask_path is not None:
         masks: Array | None = cut.plan.cut(read_mask(case.mask_path, volume))
     else:
         masks = np.zeros(cut.plan.stack_shape, dtype=bool) if case.label == 0 else None
-    return CutCase(volume, cut.plan, cut.images, masks, cut.used)
+    return replace(cut, masks=masks)
 
 
 @dataclass(frozen=True)
@@ -171,6 +184,7 @@ def _key(case: Case, preset: Preset, digests: Digests) -> str:
     settings = [
         digests.of(case.image_path),
         digests.of(case.mask_path) if case.mask_path else None,
+        digests.of(case.organ_path) if case.organ_path else None,
         chosen.name,
         repr(chosen.window),
         case.plane,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from aaclip_med.data.index import Case
-from aaclip_med.data.slices import cut_volume
+from aaclip_med.data.slices import cut_volume, read_organ
 from aaclip_med.data.sources import read_source
 from aaclip_med.data.writing import atomic_path
 from aaclip_med.errors import InputError
@@ -34,6 +35,8 @@ def calibrate(cases: Sequence[Case], predictor: Predictor, track: Track = iter, 
     for case in track(normal):
         volume = read_source(case.image_path, allow_blank_picture=True)
         organ = cutting.read_organ(case.name, volume)
+        if organ is None and case.organ_path:
+            organ = read_organ(case.organ_path, volume)
         plane = cutting.plane or case.plane
         prediction = predictor.predict_volume(volume, plane, case.slices, organ, cutting.stride)
         cut = cut_volume(volume, predictor.preset, None if plane == ALL_PLANES else plane, case.slices, organ)
@@ -43,8 +46,14 @@ def calibrate(cases: Sequence[Case], predictor: Predictor, track: Track = iter, 
     return builder.build()
 
 
-def store_calibration(predictor: Predictor, calibration: Calibration, path: str | Path, cutting: Cutting | None = None) -> None:
-    """Write the predictor's checkpoint with ``calibration``, made under ``cutting``, to ``path``, whole or not at all.
+def store_calibration(
+    predictor: Predictor, calibration: Calibration, path: str | Path, scale: dict[str, Any] | None = None
+) -> None:
+    """Write the predictor's checkpoint with ``calibration`` to ``path``, whole or not at all.
+
+    ``scale``: what the cases scored with it must share (``Cutting.describe_scale``).
+
+    ``scale``: what the cases scored with it must share (``Cutting.describe_scale``).
 
     Raises:
         InputError: the predictor comes from no adapters file of ours.
@@ -52,7 +61,7 @@ def store_calibration(predictor: Predictor, calibration: Calibration, path: str 
     """
     if predictor.checkpoint is None:
         raise InputError("only an aaclip-med adapters file can hold a calibration; train one or convert the released pair")
-    provenance = {**predictor.checkpoint.provenance, "calibration": (cutting or Cutting()).describe_scale(predictor.preset)}
+    provenance = {**predictor.checkpoint.provenance, "calibration": scale or Cutting().describe_scale(predictor.preset)}
     content = replace(predictor.checkpoint, calibration=calibration.to_json(), provenance=provenance).to_bytes()
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from aaclip_med.data.volumes import ENDINGS, Volume, read_mask
+from aaclip_med.data.slices import read_organ
+from aaclip_med.data.volumes import ENDINGS, Volume
 from aaclip_med.errors import InputError
 from aaclip_med.inference.predictor import Predictor
 from aaclip_med.presets import Preset
@@ -46,18 +47,15 @@ class Cutting:
             if not found:
                 raise InputError(f"{volume.path}: no organ mask {name}.nii.gz in {path}; name it as the case")
             path = found[0]
-        organ = read_mask(path, volume)
-        if not organ.any():
-            raise InputError(f"{path}: the organ mask is empty; nothing of {volume.path} is left to score")
-        return organ
+        return read_organ(path, volume)
 
-    def describe_scale(self, preset: Preset) -> dict[str, Any]:
+    def describe_scale(self, preset: Preset, within_organ: bool = False) -> dict[str, Any]:
         """What a calibration and the cases scored with it must share."""
         window = preset.window
         return {
             "plane": self.plane or preset.plane,
             "window": [window.kind, window.low, window.high],
-            "within an organ": self.masks is not None,
+            "within an organ": within_organ or self.masks is not None,
         }
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
 
-from aaclip_med.data.index import Case
-from aaclip_med.data.slices import SliceStore
+from aaclip_med.data.index import Case, read_index, write_index
+from aaclip_med.data.slices import SliceStore, cut_case
 from aaclip_med.presets import get_preset
 
 
@@ -49,3 +51,27 @@ def test_a_damaged_memory_of_digests_is_made_again(picture: Path, tmp_path: Path
     first = fill(picture, tmp_path / "cache")
     (tmp_path / "cache" / "digests.json").write_text("{half")
     assert fill(picture, tmp_path / "cache") == first
+
+
+def test_an_organ_confines_the_window_and_the_slices_of_a_case(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    array = rng.uniform(0, 100, (10, 11, 6)).astype(np.float32)
+    organ = np.zeros(array.shape, dtype=np.uint8)
+    organ[2:7, 3:8, 1:4] = 1
+    array[organ > 0] += 1000
+    affine = np.diag([1.0, 1.0, 3.0, 1.0])
+    for name, data in (("scan", array), ("organ", organ)):
+        nib.save(nib.Nifti1Image(data, affine), tmp_path / f"{name}.nii.gz")
+    row = {"image_path": "scan.nii.gz", "label": 0, "class_name": "Brain", "organ_path": "organ.nii.gz"}
+    (tmp_path / "index.jsonl").write_text(json.dumps(row) + "\n")
+    (case,) = read_index(tmp_path / "index.jsonl")
+    write_index([case], tmp_path / "again.jsonl")
+    assert read_index(tmp_path / "again.jsonl") == [case]
+    cut = cut_case(case, get_preset("brain-mri"))
+    inside = cut.plan.cut(organ) > 0
+    assert cut.used == [1, 2, 3]
+    assert (cut.images[~inside] == 0).all()
+    assert cut.images[inside].min() == 0.0
+    assert cut.images[inside].mean() == pytest.approx(0.5, abs=0.1)
+    store = SliceStore([case], get_preset("brain-mri"), tmp_path / "cache")
+    np.testing.assert_allclose(store.image(store.slices[0])[0], cut.images[1], atol=1e-3)
