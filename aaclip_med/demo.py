@@ -98,7 +98,7 @@ def _choose_rows(cases: Sequence[Case], predictor: Predictor) -> list[OverviewCa
         cut = cut_case(case, predictor.preset)
         prediction = predictor.predict(cut)
         number = prediction.slices[int(prediction.slice_scores.argmax())]
-        heat = predictor.rescale(cut.plan.cut(prediction.heatmap)[number])
+        heat = predictor.rescale(cut.crop(cut.plan.cut(prediction.heatmap))[number])
         row_mm, column_mm, _ = cut.plan.pixel_spacing(cut.volume.spacing)
         p_value = predictor.calibration.p_value(prediction.score) if predictor.calibration else float("nan")
         caption = (

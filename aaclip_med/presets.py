@@ -48,7 +48,9 @@ class Window:
 
 @dataclass(frozen=True)
 class Preset:
-    """One task. ``class_name`` is the organ as index files name it; ``noun`` is how the text tower hears of it."""
+    """One task. ``class_name`` is the organ as index files name it; ``noun`` is how the text tower hears of it. ``crop``:
+    slices are cut down to the volume's foreground.
+    """
 
     name: str
     title: str
@@ -57,6 +59,7 @@ class Preset:
     noun: str
     plane: PlaneName
     window: Window
+    crop: bool = False
     normal_states: tuple[str, ...] = field(default=NORMAL_STATES)
     abnormal_states: tuple[str, ...] = field(default=ABNORMAL_STATES)
 

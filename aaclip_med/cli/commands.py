@@ -65,7 +65,7 @@ def run_train(options: argparse.Namespace) -> int:
     )  # fmt: skip
     overrides: dict[str, Any] = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     overrides |= {"index": options.index, "output_dir": options.out, "augment": not options.no_augmentation}
-    overrides["normal_only"] = options.normal_only
+    overrides |= {"normal_only": options.normal_only, "crop": options.crop}
     print(train(overrides))
     return 0
 
@@ -214,6 +214,7 @@ def _load(options: argparse.Namespace) -> Any:
         options.batch_size,
         getattr(options, "domain", "medical"),
         _window(options),
+        getattr(options, "crop", None),
     )
 
 

@@ -71,6 +71,9 @@ def _add_cutting(command: argparse.ArgumentParser) -> None:
     window = group.add_mutually_exclusive_group()
     window.add_argument("--window", type=float, nargs=2, metavar=("LOW", "HIGH"), help="voxel values (HU) shown from 0 to 1")
     window.add_argument("--percentiles", type=float, nargs=2, metavar=("LOW", "HIGH"), help="the same, in percentiles")
+    group.add_argument(
+        "--crop", action=argparse.BooleanOptionalAction, help="cut slices down to the foreground (default: as trained)"
+    )
     group.add_argument("--mask", metavar="PATH", help="an organ mask, or a folder of them named as the cases: look only there")
     group.add_argument(
         "--spacing", type=float, nargs=3, metavar="MM", help="along columns, rows, slices: DICOM series without a geometry"
@@ -127,6 +130,7 @@ def _add_train(commands: Commands) -> None:
     command.add_argument("--image-epochs", type=int, metavar="N")
     command.add_argument("--text-batch-size", type=int, metavar="N")
     command.add_argument("--image-batch-size", type=int, metavar="N")
+    command.add_argument("--crop", action="store_true", help="cut slices down to the foreground")
     command.add_argument("--no-augmentation", action="store_true")
     command.add_argument(
         "--normal-only", action="store_true", help="use the normal rows alone and draw synthetic lesions into their slices"

@@ -24,11 +24,16 @@ from aaclip_med.presets import Preset, get_preset
 Array = np.ndarray[Any, Any]
 
 
+CROP_MARGIN = 0.05
+"""Of the foreground's height and width, on each side."""
+
+
 @dataclass(frozen=True)
 class CutCase:
     """One case as the model sees it.
 
-    images: (S, H, W) or (S, H, W, 3), float32 in [0, 1]; slice s is index s along ``plan.axis`` of the volume.
+    images: (S, H, W) or (S, H, W, 3), float32 in [0, 1]; slice s is index s along ``plan.axis`` of the volume. Under a preset
+        that crops, H and W are those of ``box``: (first row, end, first column, end) of the plan's full slices.
     masks: (S, H, W) bool, or None where the index names no mask and the case is not known to be normal.
     used: the slice numbers that are not empty and within the case's range.
     organ: (S, H, W) bool, the part of the volume that is looked at; None: all of it.
@@ -40,6 +45,14 @@ class CutCase:
     masks: Array | None
     used: list[int]
     organ: Array | None = None
+    box: tuple[int, int, int, int] | None = None
+
+    def crop(self, stack: Array) -> Array:
+        """The part of full slices (S, H, W, ...) that ``images`` shows, a view."""
+        if self.box is None:
+            return stack
+        top, bottom, left, right = self.box
+        return stack[:, top:bottom, left:right]
 
 
 def cut_volume(
@@ -67,7 +80,26 @@ def cut_volume(
     used = [s for s in range(first, last + 1) if volume.is_picture or flat[s].min() < flat[s].max()]
     if not used:
         raise InputError(f"{volume.path}: every slice from {first} to {last} is empty under preset '{preset.name}'")
-    return CutCase(volume, plan, images, None, used, plan.cut(organ) if organ is not None else None)
+    cut = CutCase(volume, plan, images, None, used, box=_find_foreground(images[used]) if preset.crop else None)
+    return replace(cut, images=cut.crop(images), organ=cut.crop(plan.cut(organ)) if organ is not None else None)
+
+
+def _find_foreground(images: Array) -> tuple[int, int, int, int]:
+    """First row, end, first column, end of what is above 0 in any of (S, H, W) or (S, H, W, 3), and a margin around it."""
+    above = np.asarray((images > 0).any(axis=0))
+    if above.ndim == 3:
+        above = np.asarray(above.any(axis=-1))
+    box: list[int] = []
+    for axis in (0, 1):
+        inside = np.flatnonzero(above.any(axis=1 - axis))
+        margin = round(CROP_MARGIN * (inside[-1] + 1 - inside[0]))
+        box += [max(0, int(inside[0]) - margin), min(above.shape[axis], int(inside[-1]) + 1 + margin)]
+    return box[0], box[1], box[2], box[3]
+
+
+def _choose_preset(case: Case, preset: Preset) -> Preset:
+    """The row's own preset, cropped as the caller's is; else the caller's."""
+    return replace(get_preset(case.preset), crop=preset.crop) if case.preset else preset
 
 
 def read_organ(path: Path, volume: Volume) -> Array:
@@ -90,14 +122,14 @@ def cut_case(case: Case, preset: Preset) -> CutCase:
     Raises:
         InputError: an image or mask cannot be used.
     """
-    preset = get_preset(case.preset) if case.preset else preset
+    preset = _choose_preset(case, preset)
     volume = read_source(case.image_path, allow_blank_picture=True)
     organ = read_organ(case.organ_path, volume) if case.organ_path else None
     cut = cut_volume(volume, preset, case.plane, case.slices, organ)
     if case.mask_path is not None:
-        masks: Array | None = cut.plan.cut(read_mask(case.mask_path, volume))
+        masks: Array | None = cut.crop(cut.plan.cut(read_mask(case.mask_path, volume)))
     else:
-        masks = np.zeros(cut.plan.stack_shape, dtype=bool) if case.label == 0 else None
+        masks = np.zeros(cut.images.shape[:3], dtype=bool) if case.label == 0 else None
     return replace(cut, masks=masks)
 
 
@@ -180,13 +212,14 @@ class Digests:
 
 
 def _key(case: Case, preset: Preset, digests: Digests) -> str:
-    chosen = get_preset(case.preset) if case.preset else preset
+    chosen = _choose_preset(case, preset)
     settings = [
         digests.of(case.image_path),
         digests.of(case.mask_path) if case.mask_path else None,
         digests.of(case.organ_path) if case.organ_path else None,
         chosen.name,
         repr(chosen.window),
+        chosen.crop,
         case.plane,
         case.slices,
         case.label,

@@ -40,7 +40,7 @@ def calibrate(cases: Sequence[Case], predictor: Predictor, track: Track = iter, 
         plane = cutting.plane or case.plane
         prediction = predictor.predict_volume(volume, plane, case.slices, organ, cutting.stride)
         cut = cut_volume(volume, predictor.preset, None if plane == ALL_PLANES else plane, case.slices, organ)
-        heat, images = cut.plan.cut(prediction.heatmap)[cut.used], cut.images[cut.used]
+        heat, images = cut.crop(cut.plan.cut(prediction.heatmap))[cut.used], cut.images[cut.used]
         foreground = (images.max(axis=-1) if images.ndim == 4 else images) > 0
         builder.add_volume(heat[foreground], prediction.score)
     return builder.build()
@@ -50,8 +50,6 @@ def store_calibration(
     predictor: Predictor, calibration: Calibration, path: str | Path, scale: dict[str, Any] | None = None
 ) -> None:
     """Write the predictor's checkpoint with ``calibration`` to ``path``, whole or not at all.
-
-    ``scale``: what the cases scored with it must share (``Cutting.describe_scale``).
 
     ``scale``: what the cases scored with it must share (``Cutting.describe_scale``).
 

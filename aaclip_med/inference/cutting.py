@@ -55,6 +55,7 @@ class Cutting:
         return {
             "plane": self.plane or preset.plane,
             "window": [window.kind, window.low, window.high],
+            "crop": preset.crop,
             "within an organ": within_organ or self.masks is not None,
         }
 

@@ -171,9 +171,10 @@ class Predictor:
         """
         scores = self.score_cut(cut, stride, report)
         numbers = _thin(cut.used, stride)
-        _, height, width = cut.plan.stack_shape
+        height, width = cut.images.shape[1:3]
         lowest = scores.log_odds.min()
-        stack = np.full(cut.plan.stack_shape, lowest, dtype=np.float32)
+        whole = np.full(cut.plan.stack_shape, lowest, dtype=np.float32)
+        stack = cut.crop(whole)
         for number, log_odds in zip(numbers, scores.log_odds, strict=True):
             square = torch.from_numpy(log_odds)[None, None]
             stack[number] = functional.interpolate(square, size=(height, width), mode="bilinear", align_corners=False)[0, 0]
@@ -185,7 +186,7 @@ class Predictor:
         if cut.organ is not None:
             stack[~cut.organ] = lowest
         return Prediction(
-            cut.plan.paste(stack), cut.plan.axis, numbers, scores.maxima, scores.detection, pool_slices(scores.maxima)
+            cut.plan.paste(whole), cut.plan.axis, numbers, scores.maxima, scores.detection, pool_slices(scores.maxima)
         )
 
     def predict_volume(
@@ -223,7 +224,7 @@ class Predictor:
         total /= weights
         cut = cut_volume(volume, self.preset, None, None, organ)
         numbers = cut.used
-        maxima = cut.plan.cut(total)[numbers].reshape(len(numbers), -1).max(axis=1)
+        maxima = cut.crop(cut.plan.cut(total))[numbers].reshape(len(numbers), -1).max(axis=1)
         detection = np.full(len(numbers), np.nan, dtype=np.float32)
         return Prediction(total, cut.plan.axis, numbers, maxima, detection, pool_slices(maxima))
 
@@ -258,10 +259,11 @@ def load_predictor(
     batch_size: int = 16,
     domain: Domain = "medical",
     window: Window | None = None,
+    crop: bool | None = None,
 ) -> Predictor:
     """A predictor from an adapters file (or ``demo``, ``none``, a released pair); ``preset`` defaults to the file's own.
 
-    ``window`` takes the place of the preset's.
+    ``window`` takes the place of the preset's; ``crop`` defaults to what the adapters were trained with.
 
     Raises:
         InputError, WeightsError, CheckpointError: as ``build_detector``; InputError also where no preset is known.
@@ -277,5 +279,8 @@ def load_predictor(
     calibration = None
     if checkpoint is not None and checkpoint.calibration is not None:
         calibration = Calibration.from_json(checkpoint.calibration, str(adapters))
-    task = replace(get_preset(name), window=window) if window else get_preset(name)
+    if crop is None:
+        crop = bool(checkpoint and checkpoint.provenance.get("crop"))
+    task = replace(get_preset(name), crop=crop)
+    task = replace(task, window=window) if window else task
     return Predictor(detector, task, calibration, checkpoint, device, precision, batch_size, domain)

@@ -104,6 +104,7 @@ def describe_settings(
     augment: bool,
     schedule: Sequence[float],
     normal_only: bool = False,
+    crop: bool = False,
 ) -> dict[str, Any]:
     """What a run may not change when it is taken up again."""
     return {
@@ -116,6 +117,7 @@ def describe_settings(
         "seed": seed,
         "augmentation": augment,
         "normal_only": normal_only,
+        "crop": crop,
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -138,8 +138,11 @@ def gather_slices(
     seed: int = 0,
     track: Callable[[Iterable[Case]], Iterable[Case]] = iter,
     normal_only: bool = False,
+    crop: bool = False,
 ) -> TrainingSlices:
     """Read an index for training. Rows of the test split are left out, and with ``normal_only`` all abnormal rows.
+
+    ``crop``: slices are cut down to the foreground.
 
     Validation slices are the rows of split ``val``. Without such rows a fifth of the patients is kept for it, drawn by
     ``seed``; of fewer than five patients, a block of slices of each volume with a gap beside it.
@@ -157,7 +160,7 @@ def gather_slices(
         if not cases:
             raise InputError(f"{index}: no normal row (label 0) to train on; add normal scans, or train without --normal-only")
         note = f"lesions are drawn into {len(cases)} normal cases; {abnormal} abnormal ones are left out"
-    store = SliceStore(cases, get_preset(preset), Path(cache), track)
+    store = SliceStore(cases, replace(get_preset(preset), crop=crop), Path(cache), track)
     slices = [item for item in store.slices if not (normal_only and item.label)]
     patients = sorted({patient_of(case) for case in cases})
     if any(case.split == "val" for case in cases):

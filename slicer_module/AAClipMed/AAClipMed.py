@@ -537,7 +537,7 @@ class AAClipMedLogic(ScriptedLoadableModuleLogic):
         except ModuleNotFoundError:
             raise ValueError(
                 _(
-                    "Install the PyTorch extension in the Extensions Manager and restart Slicer; or run on another Python or a server."
+                    "Install the PyTorch extension (Extensions Manager) and restart Slicer; or run on another Python or a server."
                 )
             ) from None
         if PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=True, torchVersionRequirement=">=2.4") is None:

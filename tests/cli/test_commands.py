@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from aaclip_med.cli.main import main
+from aaclip_med.inference.predictor import load_predictor
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
@@ -409,3 +410,10 @@ def test_a_pair_of_hdr_and_img_is_read(study: Path, adapters: Path, tmp_path: Pa
     pair, single = (nib.load(path) for path in sorted(tmp_path.rglob("*_heatmap.nii.gz")))
     np.testing.assert_allclose(pair.affine, single.affine, atol=1e-6)
     np.testing.assert_array_equal(pair.get_fdata(), single.get_fdata())
+
+
+def test_adapters_trained_on_crops_score_crops_unless_told_otherwise(study: Path, tmp_path: Path) -> None:
+    options = ["--preset", "brain-mri", "--backbone", "tiny", "--image-size", "40", "--text-epochs", "1", "--image-epochs", "1"]
+    assert main(["train", *options, "--crop", "--index", str(study / "train.jsonl"), "--out", str(tmp_path)]) == 0
+    assert load_predictor(tmp_path / "adapters.safetensors").preset.crop
+    assert not load_predictor(tmp_path / "adapters.safetensors", crop=False).preset.crop

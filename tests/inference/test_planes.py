@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -105,3 +106,23 @@ def test_a_marked_voxel_comes_back_at_its_own_point_in_every_plane_and_geometry(
     (found,) = np.argwhere(back.get_fdata() == 1.0)
     point = back.affine @ [*found, 1.0]
     np.testing.assert_allclose(point[:3], (affine @ [*voxel, 1.0])[:3], atol=1e-3)
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal", "native", "all"])
+def test_a_crop_shows_the_foreground_alone_and_moves_no_voxel(plane: str) -> None:
+    cropping = Predictor(build_detector("tiny", image_size=40), replace(get_preset("brain-mri"), crop=True))
+    volume = a_volume((24, 20, 9), np.diag([2.0, 2.0, 2.0, 1.0]))
+    volume.array[:8] = 0
+    volume.array[:, 15:] = 0
+    found = cropping.predict_volume(volume, plane)
+    assert found.heatmap.shape == volume.array.shape
+    if plane != "all":
+        cut = cut_volume(volume, cropping.preset, plane)
+        seen = np.zeros(cut.plan.stack_shape, dtype=bool)
+        cut.crop(seen)[cut.used] = True
+        seen = cut.plan.paste(seen)
+        assert seen[volume.array > 0].all()
+        assert not seen.all()
+        assert (found.heatmap[~seen] == found.heatmap.min()).all()
+        shown = cut.crop(cut.plan.cut(volume.array))[cut.used]
+        assert np.corrcoef(shown.ravel(), cut.images[cut.used].ravel())[0, 1] > 0.98

@@ -310,7 +310,7 @@ class ScriptedLoadableModule:
 class ScriptedLoadableModuleWidget:
     """The base class of panels."""
 
-    def __init__(self, parent: Any = None) -> None:
+    def __init__(self, _parent: Any = None) -> None:
         find_application()
         self.parent = SimpleNamespace(isEntered=True)
         self.window = QtWidgets.QWidget()

@@ -237,7 +237,7 @@ def test_a_p_value_is_told_in_words(desk: SimpleNamespace) -> None:
     assert "about 2 would score this high" in desk.ui.resultLabel.text
 
 
-def test_all_loaded_volumes_are_scored_one_after_another(desk: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_loaded_volumes_are_scored_one_after_another(desk: SimpleNamespace) -> None:
     import slicer
 
     add_scan(desk)

@@ -11,7 +11,7 @@ from .work import Event, Work
 
 @dataclass(frozen=True)
 class Task:
-    """A piece of work with a name. make: builds the work when its turn comes. finish: takes the outcome, in the GUI's thread."""
+    """A piece of work with a name. make: builds the work when its turn comes. finish: takes the outcome."""
 
     name: str
     make: Callable[[], Work]

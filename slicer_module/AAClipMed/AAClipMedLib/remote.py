@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import tempfile
@@ -108,7 +107,7 @@ class RemoteJob(Work):
                 self._await(path)
                 for end, file in (("heatmap", "heatmap.npy"), ("result", "result.json")):
                     self.tell(1.0, "fetching the results")
-                    (folder / file).write_bytes(self._ask("GET", f"{path}/{end}"))
+                    self._ask("GET", f"{path}/{end}", into=folder / file)
                 return read_result(folder, self.job.voxels.shape)
             except Cancelled:
                 self._withdraw(path)
@@ -131,14 +130,20 @@ class RemoteJob(Work):
             )
             self.wait(self._pause)
 
-    def _ask(self, method: str, path: str, body: Body | None = None) -> bytes:
-        """What the server answers, asked again while it is full or silent."""
+    def _ask(self, method: str, path: str, body: Body | None = None, into: Path | None = None) -> bytes:
+        """What the server answers, asked again while it is full or silent. ``into``: a file that takes the answer instead."""
         given_up = time.monotonic() + self._patience
         while True:
             self.check()
             try:
                 with self.server.open(method, path, body) as answer:
-                    return self._read(answer)
+                    if into is None:
+                        return bytes(answer.read())
+                    with into.open("wb") as file:
+                        while block := answer.read(CHUNK):
+                            self.check()
+                            file.write(block)
+                    return b""
             except urllib.error.HTTPError as error:
                 with error:
                     if error.code not in (429, 502, 503, 504):
@@ -152,13 +157,6 @@ class RemoteJob(Work):
             self.log(f"{reason}; trying again in {pause:g} s")
             self.tell(self.share, f"{reason}; waiting")
             self.wait(pause)
-
-    def _read(self, answer: Any) -> bytes:
-        content = io.BytesIO()
-        while block := answer.read(CHUNK):
-            self.check()
-            content.write(block)
-        return content.getvalue()
 
     def _withdraw(self, path: str) -> None:
         try:

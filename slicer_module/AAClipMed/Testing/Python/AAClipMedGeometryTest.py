@@ -1,5 +1,7 @@
 """In the application: a voxel marked in a heatmap lies where the input's voxel lies, with no package installed."""
 
+# ruff: noqa: PT009 - unittest's names
+
 import unittest
 
 import numpy as np
