@@ -130,6 +130,7 @@ def _add_train(commands: Commands) -> None:
     command.add_argument("--image-epochs", type=int, metavar="N")
     command.add_argument("--text-batch-size", type=int, metavar="N")
     command.add_argument("--image-batch-size", type=int, metavar="N")
+    command.add_argument("--cache-dir", metavar="DIR", help="where cut slices are kept, shared by runs (default OUT/cache)")
     command.add_argument("--crop", action="store_true", help="cut slices down to the foreground")
     command.add_argument("--no-augmentation", action="store_true")
     command.add_argument(

@@ -417,3 +417,15 @@ def test_adapters_trained_on_crops_score_crops_unless_told_otherwise(study: Path
     assert main(["train", *options, "--crop", "--index", str(study / "train.jsonl"), "--out", str(tmp_path)]) == 0
     assert load_predictor(tmp_path / "adapters.safetensors").preset.crop
     assert not load_predictor(tmp_path / "adapters.safetensors", crop=False).preset.crop
+
+
+def test_runs_that_share_a_cache_read_each_scan_once(study: Path, adapters: Path, tmp_path: Path) -> None:
+    scans = tmp_path / "study"
+    shutil.copytree(study, scans)
+    options = ["--preset", "brain-mri", "--backbone", "tiny", "--image-size", "40", "--text-epochs", "1", "--image-epochs", "1"]
+    options += ["--index", str(scans / "train.jsonl"), "--cache-dir", str(tmp_path / "cache"), "--out"]
+    assert main(["train", *options, str(tmp_path / "one")]) == 0
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.npy")}
+    assert main(["train", *options, str(tmp_path / "two")]) == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.npy")} == written
+    assert len(written) == 8
