@@ -419,7 +419,7 @@ def test_adapters_trained_on_crops_score_crops_unless_told_otherwise(study: Path
     assert not load_predictor(tmp_path / "adapters.safetensors", crop=False).preset.crop
 
 
-def test_runs_that_share_a_cache_read_each_scan_once(study: Path, adapters: Path, tmp_path: Path) -> None:
+def test_runs_that_share_a_cache_read_each_scan_once(study: Path, tmp_path: Path) -> None:
     scans = tmp_path / "study"
     shutil.copytree(study, scans)
     options = ["--preset", "brain-mri", "--backbone", "tiny", "--image-size", "40", "--text-epochs", "1", "--image-epochs", "1"]
