@@ -536,9 +536,7 @@ class AAClipMedLogic(ScriptedLoadableModuleLogic):
             import PyTorchUtils
         except ModuleNotFoundError:
             raise ValueError(
-                _(
-                    "Install the PyTorch extension (Extensions Manager) and restart Slicer; or run on another Python or a server."
-                )
+                _("Install the PyTorch extension (Extensions Manager), restart Slicer; or take another Python or a server.")
             ) from None
         if PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=True, torchVersionRequirement=">=2.4") is None:
             raise ValueError(_("torch was not installed"))

@@ -28,7 +28,7 @@ def slicer_core() -> ModuleType:
     """The ``slicer`` package of slicer-core."""
     slicer = pytest.importorskip("slicer", reason="slicer-core is not installed (pip install slicer-core)")
     if not hasattr(slicer, "vtkMRMLScene"):
-        pytest.skip("another package called slicer is installed, not slicer-core")
+        pytest.skip("slicer-core is not installed (pip install slicer-core); what is called slicer here is something else")
     return slicer
 
 

@@ -1,0 +1,89 @@
+"""What the slice views show: the scan in grey, the heatmap over it, nothing below the threshold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from conftest import make_geometry, make_result
+
+SIZE = (480, 480)
+
+
+def draw_slice(application: Any, scan: Any, findings: Any, place: Any) -> np.ndarray:
+    """(480, 480, 4) uint8, the blended axial slice through a place, without any graphics hardware."""
+    import slicer
+    import vtk
+    from AAClipMedLib.geometry import jump_to
+    from AAClipMedLib.heatmap import show_legend, show_overlay
+
+    scene = scan.GetScene()
+    logic = slicer.vtkMRMLSliceLogic()
+    logic.SetMRMLApplicationLogic(application)
+    logic.SetMRMLScene(scene)
+    node = logic.AddSliceNode("Red")
+    application.GetSliceLogics().AddItem(logic)
+    node.SetDimensions(*SIZE, 1)
+    show_overlay(scan, findings.heatmap, 0.6)
+    show_legend(findings.heatmap, findings.is_calibrated)
+    node.RotateToVolumePlane(scan)
+    logic.FitSliceToBackground(*SIZE)
+    jump_to(place, scene)
+    connection = logic.GetImageDataConnection()
+    connection.GetProducer().Update()
+    image = connection.GetProducer().GetOutputDataObject(0)
+    width, height, _ = image.GetDimensions()
+    return vtk.util.numpy_support.vtk_to_numpy(image.GetPointData().GetScalars()).reshape(height, width, -1).copy()
+
+
+def make_scene() -> tuple[Any, Any]:
+    """A phantom on an oblique grid and a synthetic heatmap of its lesions."""
+    import slicer
+    from AAClipMedLib.results import add_findings
+
+    from aaclip_med.data.phantoms import make_phantom
+
+    phantom = make_phantom("brain-mri", 3, True)
+    matrix = make_geometry("oblique")
+    matrix[:3, :3] = matrix[:3, :3] / np.linalg.norm(matrix[:3, :3], axis=0) * np.linalg.norm(phantom.affine[:3, :3], axis=0)
+    scan = slicer.util.addVolumeFromArray(np.ascontiguousarray(phantom.array.T), ijkToRAS=matrix, name="scan")
+    scan.CreateDefaultDisplayNodes()
+    display = scan.GetDisplayNode()
+    display.AutoWindowLevelOff()
+    display.SetWindowLevelMinMax(float(phantom.array.min()), float(np.percentile(phantom.array, 99.5)))
+    heat = np.zeros(phantom.array.T.shape, np.float32)
+    lesions = np.argwhere(phantom.mask.T)
+    k, j, i = np.indices(heat.shape)
+    spacing = np.linalg.norm(matrix[:3, :3], axis=0)[::-1]
+    middle = lesions[len(lesions) // 2]
+    distance = sum(((axis - at) * step) ** 2 for axis, at, step in zip((k, j, i), middle, spacing, strict=True))
+    heat = np.exp(-distance / (2 * 9.0**2)).astype(np.float32)
+    request = {"preset": "brain-mri", "ijk_to_ras": matrix.tolist(), "minimum_ml": 0.0}
+    return scan, add_findings(scan, make_result(heat, matrix), request)
+
+
+def test_the_overlay_is_coloured_above_the_threshold_and_grey_below(application: Any, tmp_path: Path) -> None:
+    from PIL import Image
+
+    scan, findings = make_scene()
+    picture = draw_slice(application, scan, findings, findings.find_place(0))
+    rgb = picture[..., :3].astype(int)
+    coloured = rgb.max(axis=-1) - rgb.min(axis=-1) > 20
+    assert coloured[SIZE[1] // 2, SIZE[0] // 2]
+    assert 0.005 < coloured.mean() < 0.25
+    assert (rgb[~coloured].max(axis=-1) > 60).mean() > 0.1  # the scan around it
+    path = tmp_path / "slice.png"
+    Image.fromarray(np.flipud(picture[..., :3])).resize(SIZE).save(path)
+    assert path.stat().st_size > 5_000
+
+
+def test_the_legend_belongs_to_the_heatmap_and_says_what_heat_is(application: Any) -> None:
+    import slicer
+
+    scan, findings = make_scene()
+    draw_slice(application, scan, findings, findings.find_place(0))
+    legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(findings.heatmap)
+    assert legend.GetPrimaryDisplayNode() is findings.heatmap.GetDisplayNode()
+    assert legend.GetTitleText() == "Model probability\n(uncalibrated)"
+    assert legend.GetVisibility()
