@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -222,6 +223,15 @@ def test_nodes_say_which_model_and_settings_made_them(scene: Any) -> None:
         assert facts["tower_hash"] == "b" * 64
         assert '"adapters": "demo"' in facts["settings"]
         assert node.GetNodeReferenceID("AAClipMed.input") == volume.GetID()
+
+
+def test_folders_of_the_computer_are_not_kept_in_the_scene(scene: Any) -> None:
+    from AAClipMedLib.provenance import list_facts
+
+    _, findings, matrix = make_case(scene, "axial")
+    request = make_request(matrix) | {"adapters": "/home/me/trial/adapters.safetensors", "weights": "C:\\me\\tower.pt"}
+    settings = json.loads(list_facts(findings.result, request, "")["settings"])
+    assert (settings["adapters"], settings["weights"]) == ("adapters.safetensors", "tower.pt")
 
 
 def test_the_segment_carries_terms_and_the_reference_geometry(scene: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import slicer
@@ -16,6 +17,9 @@ def list_facts(result: Result, request: dict[str, Any], place: str) -> dict[str,
     """The facts by name. ``place``: where it ran, in words; holds no token."""
     account, run = result.account, result.account.get("run", {})
     settings = {name: value for name, value in request.items() if name not in ("volume", "organ", "ijk_to_ras")}
+    for name in ("adapters", "weights"):  # a scene is shared; the computer's folders are not
+        if isinstance(settings.get(name), str):
+            settings[name] = re.split(r"[\\/]", settings[name])[-1]
     facts: dict[str, Any] = {
         "score": account["score"],
         "p_value": account.get("p_value"),
