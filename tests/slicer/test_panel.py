@@ -135,7 +135,7 @@ def test_a_scan_is_scored_shown_and_the_panel_never_freezes(desk: SimpleNamespac
     run_until(lambda: desk.ui.applyButton.text == "Apply")
     assert desk.person.errors == []
     assert seen == sorted(seen)
-    assert len(set(seen)) >= 4
+    assert len(set(seen)) >= 3
     findings = desk.panel.findFindings()
     assert desk.ui.candidatesTable.rowCount == len(findings.candidates) > 0
     assert "not for clinical use" in desk.ui.resultLabel.text
