@@ -10,11 +10,13 @@ import math
 import re
 import zlib
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any
 
 import nibabel as nib
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from aaclip_med.errors import InputError
 
@@ -71,7 +73,7 @@ def _inspect_npy(path: Path, limit: int) -> None:
             version = np.lib.format.read_magic(file)
             read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
             shape, _, dtype = read(file)
-        except (ValueError, KeyError, EOFError):
+        except (ValueError, KeyError, EOFError, TokenError, RecursionError, MemoryError):  # numpy parses it as Python
             raise InputError(f"{path.name}: not a .npy array of version 1 or 2") from None
         _check(path, shape, dtype, path.stat().st_size - file.tell(), limit)
 
@@ -86,7 +88,7 @@ def _inspect_nifti(path: Path, limit: int) -> nib.Nifti1Header:
             shape, dtype = header.get_data_shape(), header.get_data_dtype()
             _check(path, shape, dtype, None, limit)
             held = len(start) + _count(path, stream, limit + (64 << 10)) if compressed else path.stat().st_size
-        except (HeaderDataError, ValueError, OSError, EOFError, zlib.error, OverflowError) as error:
+        except (HeaderDataError, WrapStructError, ValueError, OSError, EOFError, zlib.error, OverflowError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{path.name}: damaged or no NIfTI file; copy or export it again") from None

@@ -12,6 +12,7 @@ from anyio import to_thread
 from fastapi import HTTPException, Request
 from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from aaclip_med.errors import InputError
 from aaclip_med.server.inspection import find_ending
@@ -57,7 +58,7 @@ class Intake:
         try:
             counted = Request(self._request.scope, self._receive)
             return await counted.form(max_files=2, max_fields=1, max_part_size=FIELD_BYTES)
-        except HTTPException as error:
+        except StarletteHTTPException as error:
             raise HTTPException(422, f"the form cannot be read: {error.detail}") from None
 
     async def drain(self) -> None:
