@@ -303,7 +303,7 @@ async def get_job(job_id: JobId, service: ServiceHere) -> JobStatus:
     return service.jobs.describe(service.jobs.find(job_id))
 
 
-@_routes.delete("/jobs/{job_id}", status_code=204, responses=_problems(404, 410))
+@_routes.delete("/jobs/{job_id}", status_code=204, response_model=None, responses=_problems(404, 410))
 async def drop_job(job_id: JobId, service: ServiceHere) -> None:
     """Cancel a job that waits or runs; forget one that has ended."""
     await to_thread.run_sync(service.jobs.drop, job_id)
