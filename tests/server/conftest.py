@@ -70,9 +70,9 @@ class Client(httpx.Client):
             options.setdefault("ijk_to_ras", OBLIQUE.tolist())
         return self.post("/v1/jobs", files=files, data={"request": json.dumps(options)})
 
-    def submit_slow(self) -> str:
+    def submit_slow(self, slices: int = 200) -> str:
         """A job of some seconds; its id."""
-        answer = self.submit(as_npy(draw_volume((112, 112, 200))))
+        answer = self.submit(as_npy(draw_volume((112, 112, slices))))
         assert answer.status_code == 202, answer.text
         return str(answer.json()["id"])
 

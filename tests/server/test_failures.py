@@ -59,7 +59,7 @@ def test_a_job_that_takes_too_long_is_stopped_and_results_expire(strict: Client)
     strict.await_ready()
     short = strict.submit(SMALL).json()["id"]
     assert strict.wait(short)["state"] == "done"
-    late = strict.submit_slow()
+    late = strict.submit_slow(600)
     status = strict.wait(late)
     assert status["state"] == "failed"
     assert "longer than 2 s" in status["error"]
