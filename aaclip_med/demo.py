@@ -14,10 +14,12 @@ from tqdm import tqdm
 from aaclip_med.data.index import Case, read_index
 from aaclip_med.data.phantoms import write_phantom_set
 from aaclip_med.data.slices import cut_case
+from aaclip_med.data.sources import find_sources
 from aaclip_med.data.writing import prepare_output_folder, write_json
 from aaclip_med.inference.calibrating import calibrate, store_calibration
+from aaclip_med.inference.cutting import describe_scale
 from aaclip_med.inference.evaluation import evaluate_cases, evaluate_intensity
-from aaclip_med.inference.folder import score_folder
+from aaclip_med.inference.folder import score_sources
 from aaclip_med.inference.predictor import Predictor, load_predictor
 from aaclip_med.presets import get_preset
 from aaclip_med.scoring.overview import OverviewCase, draw_overview
@@ -73,10 +75,10 @@ def _run_preset(name: str, out: Path, size: DemoSize, seed: int) -> dict[str, An
     _say(f"{name}: calibrating on {size.calibration} normal phantoms, scoring {size.test} unseen ones")
     predictor = load_predictor(adapters)
     calibration = calibrate(read_index(indexes.calibration), predictor, _track)
-    store_calibration(predictor, calibration, adapters)
+    store_calibration(predictor, calibration, adapters, describe_scale(predictor.preset, None, False))
     predictor = load_predictor(adapters)
     cases = read_index(indexes.test)
-    score_folder([case.image_path for case in cases], predictor, out / "scores", track=_track)
+    score_sources(find_sources([case.image_path for case in cases]), predictor, out / "scores", track=_track)
     evaluation = evaluate_cases(cases, predictor, _track)
     metrics = evaluation.to_json() | evaluate_intensity(cases, predictor)
     draw_overview(

@@ -23,16 +23,17 @@ from aaclip_med.presets import Window
 
 def run_score(options: argparse.Namespace) -> int:
     """Heatmaps and tables."""
-    from aaclip_med.inference.folder import score_folder
+    from aaclip_med.inference.folder import score_sources
 
-    find_sources(options.inputs)
+    cutting = _cutting(options)
+    found = find_sources(options.inputs, cutting.volume, cutting.spacing_mm)
     prepare_output_folder(options.out)
     predictor = _load(options)
-    result = score_folder(
-        options.inputs,
+    result = score_sources(
+        found,
         predictor,
         options.out,
-        _cutting(options),
+        cutting,
         options.threshold,
         options.minimum_ml,
         _list_options(options),
@@ -86,7 +87,7 @@ def run_montage(options: argparse.Namespace) -> int:
 
 def run_calibrate(options: argparse.Namespace) -> int:
     """Calibration, stored."""
-    from aaclip_med.inference.calibrating import calibrate, store_calibration
+    from aaclip_med.inference.calibrating import agree_scale, calibrate, store_calibration
     from aaclip_med.model.checkpoint import find_checkpoint
 
     cases = _read_split(options)
@@ -97,8 +98,7 @@ def run_calibrate(options: argparse.Namespace) -> int:
     predictor = _load(options)
     cutting = _cutting(options)
     calibration = calibrate(cases, predictor, _track, cutting)
-    within_organ = any(case.organ_path for case in cases)
-    store_calibration(predictor, calibration, path, cutting.describe_scale(predictor.preset, within_organ))
+    store_calibration(predictor, calibration, path, agree_scale(cases, predictor, cutting))
     print(f"calibrated on {calibration.n_volumes} normal volumes, {calibration.n_voxels:,} voxels: {path}")
     if calibration.caveat:
         print(f"note: {calibration.caveat}")

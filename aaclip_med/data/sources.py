@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from aaclip_med.data.dicom import Series, list_series, looks_like_dicom, read_series
 from aaclip_med.data.index import find_scans, unique_names
@@ -16,27 +17,32 @@ Spacing = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Source:
-    """One volume to score: its case name, where it lies, and how it is read.
+    """One volume to score: its case name, where it lies, its files, and how it is read.
 
     ``read`` raises InputError where the volume cannot be used.
     """
 
     name: str
     path: Path
+    files: tuple[Path, ...]
     read: Callable[[], Volume]
 
 
-@dataclass(frozen=True)
-class PassedOver:
+class PassedOver(NamedTuple):
     """What lies among the inputs and is no scan."""
 
     path: Path
     reason: str
 
 
-def find_sources(
-    paths: Sequence[str | Path], number: int | None = None, spacing_mm: Spacing | None = None
-) -> tuple[list[Source], list[PassedOver]]:
+class Found(NamedTuple):
+    """What lies among the inputs."""
+
+    sources: list[Source]
+    passed_over: list[PassedOver]
+
+
+def find_sources(paths: Sequence[str | Path], number: int | None = None, spacing_mm: Spacing | None = None) -> Found:
     """Every volume among files and folders, and what was passed over: masks, earlier heatmaps, DICOM objects that are no scan.
 
     A DICOM series of several volumes (echoes, time points) is a source for each, ``<series>_1`` the first. ``number``: which
@@ -62,17 +68,20 @@ def find_sources(
     if images:
         scans, others = find_scans(images)
         passed_over += [PassedOver(path, "a mask or a heatmap") for path in others]
-        sources += [Source(name, path, _read_file(path, number)) for name, path in zip(unique_names(scans), scans, strict=True)]
+        sources += [
+            Source(name, path, _files_of(path), _read_file(path, number))
+            for name, path in zip(unique_names(scans), scans, strict=True)
+        ]
     for series in list_series(dicom) if dicom else []:
         if series.refused and not series.parts:
             passed_over.append(PassedOver(series.files[0], f"{series.name}: {series.refused}"))
             continue
         for n in range(max(1, series.volumes)):
             name = series.name if series.volumes <= 1 else f"{series.name}_{n + 1}"
-            sources.append(Source(name, series.files[0].parent, _read_part(series, n, spacing_mm)))
+            sources.append(Source(name, series.files[0].parent, series.files, _read_part(series, n, spacing_mm)))
     if not sources:
         raise InputError(f"{passed_over[0].path}: no scan among the inputs ({passed_over[0].reason})")
-    return sources, passed_over
+    return Found(sources, passed_over)
 
 
 def read_source(path: Path, allow_blank_picture: bool = False) -> Volume:
@@ -93,9 +102,17 @@ def _holds(folder: Path, is_one: Callable[[Path], bool]) -> bool:
     return any(is_one(file) for file in folder.rglob("*") if not file.name.startswith(".") and file.is_file())
 
 
+def _files_of(path: Path) -> tuple[Path, ...]:
+    """The file, and the header of an ``.img``."""
+    header = path.with_suffix(".hdr")
+    return (path, header) if path.suffix.lower() == ".img" and header.is_file() else (path,)
+
+
 def _read_file(path: Path, number: int | None) -> Callable[[], Volume]:
     return lambda: read_volume(path, number=number)
 
 
 def _read_part(series: Series, number: int, spacing_mm: Spacing | None) -> Callable[[], Volume]:
-    return lambda: read_series(series, spacing_mm)[number]
+    """Only the one volume is decoded: a series may hold hundreds."""
+    one = replace(series, parts=series.parts[number : number + 1])
+    return lambda: read_series(one, spacing_mm)[0]

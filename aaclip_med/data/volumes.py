@@ -127,14 +127,22 @@ def read_volume(path: str | Path, allow_blank_picture: bool = False, number: int
             pages), without a usable geometry (zero spacing, singular affine), not finite, or constant.
     """
     volume = _read(Path(path), number)
-    array = volume.array
+    check_voxels(volume.path, volume.array, allow_blank=volume.is_picture and allow_blank_picture)
+    return volume
+
+
+def check_voxels(path: str | Path, array: np.ndarray[Any, Any], allow_blank: bool = False) -> None:
+    """Refuse voxels that no slice can be cut from.
+
+    Raises:
+        InputError: some are NaN or infinite, or all are the same and that is not allowed.
+    """
     if np.issubdtype(array.dtype, np.floating):
         bad = int(array.size - np.count_nonzero(np.isfinite(array)))
         if bad:
             raise InputError(f"{path}: {bad} of {array.size} voxels are NaN or infinite; replace them before scoring")
-    if array.min() == array.max() and not (volume.is_picture and allow_blank_picture):
+    if not allow_blank and array.min() == array.max():
         raise InputError(f"{path}: every voxel is {array.flat[0]}; nothing to score, check how it was exported")
-    return volume
 
 
 def read_mask(path: str | Path, like: Volume) -> np.ndarray[Any, Any]:

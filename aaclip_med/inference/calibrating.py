@@ -12,7 +12,7 @@ from aaclip_med.data.slices import cut_volume, read_organ
 from aaclip_med.data.sources import read_source
 from aaclip_med.data.writing import atomic_path
 from aaclip_med.errors import InputError
-from aaclip_med.inference.cutting import Cutting
+from aaclip_med.inference.cutting import Cutting, describe_scale
 from aaclip_med.inference.predictor import ALL_PLANES, LOG_ODDS_LIMIT, Predictor
 from aaclip_med.scoring.calibration import Calibration, CalibrationBuilder
 
@@ -25,18 +25,18 @@ def calibrate(cases: Sequence[Case], predictor: Predictor, track: Track = iter, 
     Rows of abnormal cases are left out.
 
     Raises:
-        InputError: no row is normal, or a normal case cannot be read.
+        InputError: no row is normal, a normal case cannot be read, or the cases differ in what a calibration must share.
     """
+    cutting = cutting or Cutting()
     normal = [case for case in cases if case.label == 0]
     if not normal:
         raise InputError("no normal case (label 0) in this index; calibration needs normal cases that were not trained on")
-    cutting = cutting or Cutting()
+    agree_scale(normal, predictor, cutting)
     builder = CalibrationBuilder(-LOG_ODDS_LIMIT, LOG_ODDS_LIMIT)
     for case in track(normal):
         volume = read_source(case.image_path, allow_blank_picture=True)
-        organ = cutting.read_organ(case.name, volume)
-        if organ is None and case.organ_path:
-            organ = read_organ(case.organ_path, volume)
+        organ_path = cutting.find_organ(case.name) or case.organ_path
+        organ = read_organ(organ_path, volume) if organ_path else None
         plane = cutting.plane or case.plane
         prediction = predictor.predict_volume(volume, plane, case.slices, organ, cutting.stride)
         cut = cut_volume(volume, predictor.preset, None if plane == ALL_PLANES else plane, case.slices, organ)
@@ -46,12 +46,32 @@ def calibrate(cases: Sequence[Case], predictor: Predictor, track: Track = iter, 
     return builder.build()
 
 
-def store_calibration(
-    predictor: Predictor, calibration: Calibration, path: str | Path, scale: dict[str, Any] | None = None
-) -> None:
+def agree_scale(cases: Sequence[Case], predictor: Predictor, cutting: Cutting) -> dict[str, Any]:
+    """What all normal ``cases`` share and a calibration on them holds for.
+
+    Raises:
+        InputError: they differ in plane or in whether an organ is named, or a row is of another preset.
+    """
+    normal = [case for case in cases if case.label == 0]
+    for case in normal:
+        if case.preset not in (None, predictor.preset.name):
+            raise InputError(
+                f"{case.image_path}: a row of preset '{case.preset}', and the calibration is for '{predictor.preset.name}'; "
+                "calibrate each preset by itself"
+            )
+    kinds = {(cutting.plane or case.plane, cutting.masks is not None or case.organ_path is not None) for case in normal}
+    scales = [describe_scale(predictor.preset, plane, within_organ) for plane, within_organ in kinds]
+    if any(scale != scales[0] for scale in scales):
+        raise InputError(
+            "the normal rows differ in plane, or some name an organ and some do not; calibrate on rows of one kind"
+        )
+    return scales[0]
+
+
+def store_calibration(predictor: Predictor, calibration: Calibration, path: str | Path, scale: dict[str, Any]) -> None:
     """Write the predictor's checkpoint with ``calibration`` to ``path``, whole or not at all.
 
-    ``scale``: what the cases scored with it must share (``Cutting.describe_scale``).
+    ``scale``: what the cases scored with it must share (``agree_scale``).
 
     Raises:
         InputError: the predictor comes from no adapters file of ours.
@@ -59,7 +79,7 @@ def store_calibration(
     """
     if predictor.checkpoint is None:
         raise InputError("only an aaclip-med adapters file can hold a calibration; train one or convert the released pair")
-    provenance = {**predictor.checkpoint.provenance, "calibration": scale or Cutting().describe_scale(predictor.preset)}
+    provenance = {**predictor.checkpoint.provenance, "calibration": scale}
     content = replace(predictor.checkpoint, calibration=calibration.to_json(), provenance=provenance).to_bytes()
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)

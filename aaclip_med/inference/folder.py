@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from aaclip_med import __version__
-from aaclip_med.data.sources import Source, find_sources
+from aaclip_med.data.slices import read_organ
+from aaclip_med.data.sources import Found, Source
 from aaclip_med.data.volumes import Volume
 from aaclip_med.data.writing import prepare_output_folder, write_csv, write_heatmap, write_json
 from aaclip_med.errors import AaclipError, OutputError
+from aaclip_med.inference.case import ScoredCase, choose_threshold, score_case
 from aaclip_med.inference.cutting import Cutting, check_calibrated_alike
 from aaclip_med.inference.ledger import Ledger, Record, lock_folder
-from aaclip_med.inference.predictor import Prediction, Predictor
-from aaclip_med.scoring.candidates import Candidate, find_candidates
-
-CALIBRATED_THRESHOLD = 0.999
-UNCALIBRATED_THRESHOLD = 0.5
+from aaclip_med.inference.predictor import Predictor
+from aaclip_med.scoring.candidates import Candidate
 
 VOLUME_COLUMNS = (
     "case", "score", "p_value", "candidates", "candidates_ml", "peak_slice", "slices", "spacing_mm", "orientation",
@@ -50,8 +49,8 @@ class FolderResult:
         return sum(row["status"] != "ok" for row in self.volumes)
 
 
-def score_folder(
-    inputs: Sequence[str | Path],
+def score_sources(
+    found: Found,
     predictor: Predictor,
     out: str | Path,
     cutting: Cutting | None = None,
@@ -61,33 +60,27 @@ def score_folder(
     track: Track = iter,
     overwrite: bool = False,
 ) -> FolderResult:
-    """Score files and folders into ``out``: ``heatmaps/``, ``volumes.csv``, ``slices.csv``, ``lesions.csv``, ``run.json``.
+    """Score what ``data.sources.find_sources`` found.
 
-    A case that cannot be scored gets a row with its error and does not stop the rest. What is no scan is passed over
-    (``data.sources.find_sources``). A run that was cut off is finished by the same call; with other settings the folder is
-    refused unless ``overwrite`` starts it again.
+    ``out`` gets ``heatmaps/``, ``volumes.csv``, ``slices.csv``, ``lesions.csv``, ``run.json``. A case that cannot be scored
+    gets a row with its error and does not stop the rest. A run that was cut off is finished by the same call; with other
+    settings the folder is refused unless ``overwrite`` starts it again.
 
     Raises:
-        InputError: an input path is missing or holds no image, ``out`` holds another run, or one is at work there.
+        InputError: ``out`` holds another run or one is at work there, or the calibration was made on other cuts.
         OutputError: the folder cannot be written to.
     """
     cutting = cutting or Cutting()
-    check_calibrated_alike(predictor, cutting)
-    sources, passed_over = find_sources(inputs, cutting.volume, cutting.spacing_mm)
+    check_calibrated_alike(predictor, cutting.plane, cutting.masks is not None)
     out = prepare_output_folder(out)
     prepare_output_folder(out / "heatmaps")
-    if threshold is None:
-        threshold = CALIBRATED_THRESHOLD if predictor.calibration else UNCALIBRATED_THRESHOLD
+    threshold = choose_threshold(predictor, threshold)
     started = time.time()
     result = FolderResult()
     with lock_folder(out):
         ledger = Ledger(out, _describe_settings(predictor, cutting, threshold, minimum_ml), overwrite)
-        for source in track(sources):
-            record = ledger.find(source)
-            if record is None:
-                record = _score_case(source, predictor, out, cutting, threshold, minimum_ml)
-                if record["volume"]["status"] == "ok":
-                    ledger.keep(source, record)
+        for source in track(found.sources):
+            record = _take_up(source, predictor, out, cutting, threshold, minimum_ml, ledger)
             result.volumes.append(record["volume"])
             result.slices += record["slices"]
             result.lesions += record["lesions"]
@@ -95,8 +88,8 @@ def score_folder(
         write_csv(out / "slices.csv", SLICE_COLUMNS, result.slices)
         write_csv(out / "lesions.csv", LESION_COLUMNS, result.lesions)
         account = {
-            "cases": [row | {"input": str(source.path)} for row, source in zip(result.volumes, sources, strict=True)],
-            "passed_over": [{"path": str(item.path), "reason": item.reason} for item in passed_over],
+            "cases": [row | {"input": str(source.path)} for row, source in zip(result.volumes, found.sources, strict=True)],
+            "passed_over": [{"path": str(item.path), "reason": item.reason} for item in found.passed_over],
             "failed": result.failed,
             "seconds": round(time.time() - started, 2),
         }
@@ -105,35 +98,43 @@ def score_folder(
     return result
 
 
-def _score_case(
-    source: Source, predictor: Predictor, out: Path, cutting: Cutting, threshold: float, minimum_ml: float
+def _take_up(
+    source: Source,
+    predictor: Predictor,
+    out: Path,
+    cutting: Cutting,
+    threshold: float,
+    minimum_ml: float,
+    ledger: Ledger,
 ) -> Record:
-    """The rows of one case, its heatmap written; of a case that cannot be scored, one row with the reason."""
+    """The rows of one case, scored now or by an earlier run; where it cannot be scored, one row with the reason."""
     clock = time.perf_counter()
-    name = source.name
     marks = {"calibrated": predictor.calibration is not None, "demonstration": predictor.is_demo}
-    row: dict[str, Any] = {"case": name, "preset": predictor.preset.name, **marks}
+    row: dict[str, Any] = {"case": source.name, "preset": predictor.preset.name, **marks}
     try:
+        organ_path = cutting.find_organ(source.name)
+        kept = ledger.find(source, organ_path)
+        if kept is not None:
+            return kept
         volume = source.read()
-        organ = cutting.read_organ(name, volume)
-        prediction = predictor.predict_volume(volume, cutting.plane, cutting.slices, organ, cutting.stride)
-        heatmap = predictor.rescale(prediction.heatmap)
-        candidates = find_candidates(heatmap, threshold, volume.affine, prediction.axis, minimum_ml)
-        write_heatmap(out / "heatmaps" / f"{name}_heatmap.nii.gz", heatmap, volume, f"aaclip-med {predictor.note}")
+        organ = read_organ(organ_path, volume) if organ_path else None
+        case = score_case(volume, predictor, cutting, organ, threshold, minimum_ml)
+        write_heatmap(out / "heatmaps" / f"{source.name}_heatmap.nii.gz", case.heatmap, volume, f"aaclip-med {predictor.note}")
     except OutputError:
         raise
     except (AaclipError, MemoryError) as error:
         return {"volume": row | {"status": "failed", "error": str(error) or "out of memory"}, "slices": [], "lesions": []}
-    row |= _describe(volume, prediction, candidates, predictor)
-    slice_scores = predictor.rescale(prediction.slice_scores)
-    return {
-        "volume": row | {"seconds": round(time.perf_counter() - clock, 3), "status": "ok"},
+    seconds = round(time.perf_counter() - clock, 3)
+    record = {
+        "volume": row | _describe(volume, case) | {"seconds": seconds, "status": "ok"},
         "slices": [
-            {"case": name, "slice": number, "score": float(score), "detection_score": float(detection), **marks}
-            for number, score, detection in zip(prediction.slices, slice_scores, prediction.detection, strict=True)
+            {"case": source.name, "slice": number, "score": float(score), "detection_score": float(detection), **marks}
+            for number, score, detection in zip(case.slices, case.slice_scores, case.detection, strict=True)
         ],
-        "lesions": [_list_candidate(name, candidate) | marks for candidate in candidates],
+        "lesions": [_list_candidate(source.name, candidate) | marks for candidate in case.candidates],
     }
+    ledger.keep(source, organ_path, record)
+    return record
 
 
 def _describe_settings(predictor: Predictor, cutting: Cutting, threshold: float, minimum_ml: float) -> Record:
@@ -172,15 +173,14 @@ def describe_run(predictor: Predictor) -> dict[str, Any]:
     }
 
 
-def _describe(volume: Volume, prediction: Prediction, candidates: Sequence[Candidate], predictor: Predictor) -> dict[str, Any]:
-    calibration = predictor.calibration
+def _describe(volume: Volume, case: ScoredCase) -> dict[str, Any]:
     return {
-        "score": float(predictor.rescale(prediction.score)),
-        "p_value": calibration.p_value(prediction.score) if calibration else None,
-        "candidates": len(candidates),
-        "candidates_ml": float(sum(candidate.volume_ml for candidate in candidates)),
-        "peak_slice": prediction.slices[int(prediction.slice_scores.argmax())],
-        "slices": len(prediction.slices),
+        "score": case.score,
+        "p_value": case.p_value,
+        "candidates": len(case.candidates),
+        "candidates_ml": float(sum(candidate.volume_ml for candidate in case.candidates)),
+        "peak_slice": case.peak_slice,
+        "slices": len(case.slices),
         "spacing_mm": "x".join(f"{step:.3g}" for step in volume.spacing),
         "orientation": volume.orientation,
     }

@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from aaclip_med.data.volumes import Volume, read_mask, read_volume
+from aaclip_med.data.slices import read_organ
+from aaclip_med.data.volumes import Volume, check_voxels, read_volume
 from aaclip_med.data.writing import atomic_path, write_json
 from aaclip_med.errors import AaclipError, InputError
+from aaclip_med.inference.case import choose_threshold, score_case
 from aaclip_med.inference.cutting import Cutting, check_calibrated_alike
-from aaclip_med.inference.folder import CALIBRATED_THRESHOLD, UNCALIBRATED_THRESHOLD, describe_run
+from aaclip_med.inference.folder import describe_run
 from aaclip_med.inference.predictor import Predictor, load_predictor
-from aaclip_med.scoring.candidates import find_candidates
 
 Array = np.ndarray[Any, Any]
 Tell = Callable[[float, str], None]
@@ -95,30 +96,25 @@ def run_job(folder: Path, request: JobRequest, predictor: Predictor, tell: Tell)
     tell(0.0, "reading")
     volume = _read(folder, request.volume, request.ijk_to_ras)
     organ = _read_organ(folder, request.organ, volume) if request.organ else None
-    check_calibrated_alike(predictor, Cutting(plane=request.plane, masks=folder if organ is not None else None))
-    prediction = predictor.predict_volume(
-        volume, request.plane, None, organ, request.stride, lambda share: tell(0.05 + 0.85 * share, "scoring")
+    check_calibrated_alike(predictor, request.plane, organ is not None)
+    threshold = choose_threshold(predictor, request.threshold)
+    cutting = Cutting(plane=request.plane, stride=request.stride)
+    case = score_case(
+        volume, predictor, cutting, organ, threshold, request.minimum_ml, lambda share: tell(0.05 + 0.9 * share, "scoring")
     )
-    heatmap = predictor.rescale(prediction.heatmap)
-    threshold = request.threshold
-    if threshold is None:
-        threshold = CALIBRATED_THRESHOLD if predictor.calibration else UNCALIBRATED_THRESHOLD
-    tell(0.92, "finding candidates")
-    candidates = find_candidates(heatmap, threshold, volume.affine, prediction.axis, request.minimum_ml)
-    calibration = predictor.calibration
-    slice_scores = predictor.rescale(prediction.slice_scores)
+    tell(0.97, "writing")
     with atomic_path(folder / "heatmap.npy") as path, path.open("wb") as file:
-        np.save(file, np.ascontiguousarray(heatmap.T))
+        np.save(file, np.ascontiguousarray(case.heatmap.T))
     write_json(
         folder / "result.json",
         {
-            "score": float(predictor.rescale(prediction.score)),
-            "p_value": calibration.p_value(prediction.score) if calibration else None,
+            "score": case.score,
+            "p_value": case.p_value,
             "threshold": threshold,
-            "axis": prediction.axis,
-            "candidates": [asdict(candidate) for candidate in candidates],
+            "axis": case.axis,
+            "candidates": [asdict(candidate) for candidate in case.candidates],
             "slices": [
-                {"slice": number, "score": float(score)} for number, score in zip(prediction.slices, slice_scores, strict=True)
+                {"slice": number, "score": float(score)} for number, score in zip(case.slices, case.slice_scores, strict=True)
             ],
             "ijk_to_ras": volume.affine,
             "run": describe_run(predictor),
@@ -137,10 +133,7 @@ def _read(folder: Path, name: str, ijk_to_ras: list[list[float]] | None) -> Volu
     if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise InputError(f"{name}: an array needs ijk_to_ras, a regular 4x4 matrix of finite numbers")
     array = _load_array(path)
-    if not np.isfinite(array).all():
-        raise InputError(f"{name}: some voxels are NaN or infinite; replace them before scoring")
-    if array.min() == array.max():
-        raise InputError(f"{name}: every voxel is {array.flat[0]}; nothing to score")
+    check_voxels(path, array)
     array = np.ascontiguousarray(array.T)
     if np.issubdtype(array.dtype, np.floating):
         array = array.astype(np.float32)
@@ -151,7 +144,9 @@ def _read_organ(folder: Path, name: str, like: Volume) -> Array:
     path = folder / name
     if path.parent != folder:
         raise InputError(f"organ '{name}': a plain file name is needed")
-    organ = np.ascontiguousarray(_load_array(path).T) > 0 if path.suffix == ".npy" else read_mask(path, like)
+    if path.suffix != ".npy":
+        return read_organ(path, like)
+    organ = np.ascontiguousarray(_load_array(path).T) > 0
     if organ.shape != like.array.shape:
         raise InputError(f"the organ mask's shape is {organ.shape}, the volume's {like.array.shape} (I, J, K)")
     if not organ.any():

@@ -23,7 +23,8 @@ class Ledger:
     """One JSON file a finished case in ``OUT/.run/cases``, and the settings they were made with in ``OUT/.run/settings.json``.
 
     A record is written after the case's heatmap, whole or not at all; so a run killed anywhere repeats no more than the case
-    it was in. A case counts as done while its input has the same size and date and its heatmap is there.
+    it was in. A case counts as done while its files, the organ's among them, have the same size and date and its heatmap is
+    there.
     """
 
     def __init__(self, out: Path, settings: Record, overwrite: bool = False) -> None:
@@ -56,21 +57,24 @@ class Ledger:
         else:
             write_json(path, settings)
 
-    def find(self, source: Source) -> Record | None:
-        """What was kept of a case that is done; None where it is to be scored."""
-        path = self._path(source)
-        if not path.is_file() or not (self.out / "heatmaps" / f"{source.name}_heatmap.nii.gz").is_file():
-            return None
-        record: Record = json.loads(path.read_text(encoding="utf-8"))
-        return record if record["input"] == _stamp(source) else None
+    def find(self, source: Source, organ: Path | None) -> Record | None:
+        """What was kept of a case that is done; None where it is to be scored, and then nothing of an older one is left."""
+        path, heatmap = self._path(source), self.out / "heatmaps" / f"{source.name}_heatmap.nii.gz"
+        if path.is_file() and heatmap.is_file():
+            record: Record = json.loads(path.read_text(encoding="utf-8"))
+            if record["input"] == _stamp(source, organ):
+                return record
+        path.unlink(missing_ok=True)
+        heatmap.unlink(missing_ok=True)
+        return None
 
-    def keep(self, source: Source, record: Record) -> None:
+    def keep(self, source: Source, organ: Path | None, record: Record) -> None:
         """Remember a case that is done.
 
         Raises:
             OutputError: the record cannot be written.
         """
-        write_json(self._path(source), {"input": _stamp(source), **record})
+        write_json(self._path(source), {"input": _stamp(source, organ), **record})
 
     def _path(self, source: Source) -> Path:
         return self.folder / "cases" / f"{hashlib.sha256(source.name.encode()).hexdigest()[:24]}.json"
@@ -94,8 +98,8 @@ def lock_folder(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def _stamp(source: Source) -> list[Any]:
-    files = sorted(source.path.iterdir()) if source.path.is_dir() else [source.path]
-    states = [(file.name, file.stat()) for file in files if file.is_file()]
+def _stamp(source: Source, organ: Path | None) -> str:
+    """Which files a case was made of, by path, size and date."""
+    states = [(str(file.resolve()), file.stat()) for file in (*source.files, *((organ,) if organ else ()))]
     text = json.dumps([(name, state.st_size, state.st_mtime_ns) for name, state in states])
-    return [str(source.path.resolve()), hashlib.sha256(text.encode()).hexdigest()]
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -29,7 +29,8 @@ Array = np.ndarray[Any, Any]
 Report = Callable[[float], None]
 
 
-def _ignore(share: float) -> None:
+def ignore(share: float) -> None:
+    """Tell nobody."""
     del share
 
 
@@ -114,7 +115,7 @@ class Predictor:
         return f"{'DEMONSTRATION; ' if self.is_demo else ''}{scale}"
 
     @torch.inference_mode()
-    def score_slices(self, images: Array, report: Report = _ignore) -> SliceScores:
+    def score_slices(self, images: Array, report: Report = ignore) -> SliceScores:
         """Score windowed slices (S, H, W) or (S, H, W, 3) in [0, 1]. Where a GPU's memory does not hold a batch, batches halve.
 
         ``report`` is told the share that is done after each batch; what it raises ends the work.
@@ -150,7 +151,7 @@ class Predictor:
         log_odds = 2.0 * heatmap[:, 0].float() / len(self.detector.levels) - 1.0
         return log_odds.clamp(-LOG_ODDS_LIMIT, LOG_ODDS_LIMIT).cpu().numpy(), detection.float().cpu().numpy()
 
-    def score_cut(self, cut: CutCase, stride: int = 1, report: Report = _ignore) -> SliceScores:
+    def score_cut(self, cut: CutCase, stride: int = 1, report: Report = ignore) -> SliceScores:
         """Score the used slices of a case, or every ``stride``-th of them; outside its organ a map holds its lowest value."""
         numbers = _thin(cut.used, stride)
         scores = self.score_slices(cut.images[numbers], report)
@@ -160,7 +161,7 @@ class Predictor:
             scores.log_odds[~inside] = scores.log_odds.min()
         return scores
 
-    def predict(self, cut: CutCase, stride: int = 1, report: Report = _ignore) -> Prediction:
+    def predict(self, cut: CutCase, stride: int = 1, report: Report = ignore) -> Prediction:
         """Score every used slice of a case.
 
         With ``stride`` n only every n-th used slice (and the last) is scored, and the heatmap between them is interpolated
@@ -196,7 +197,7 @@ class Predictor:
         limits: tuple[int, int] | None = None,
         organ: Array | None = None,
         stride: int = 1,
-        report: Report = _ignore,
+        report: Report = ignore,
     ) -> Prediction:
         """Volume in, heatmap out: what the command line, the server and Slicer call.
 

@@ -429,3 +429,19 @@ def test_runs_that_share_a_cache_read_each_scan_once(study: Path, tmp_path: Path
     assert main(["train", *options, str(tmp_path / "two")]) == 0
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.npy")} == written
     assert len(written) == 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"plane": "coronal"}, "differ in plane"), ({"preset": "liver-ct"}, "a row of preset 'liver-ct'")],
+)
+def test_a_calibration_is_made_on_rows_of_one_kind(
+    changes: dict[str, str], words: str, study: Path, adapters: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"image_path": str(study / "images" / f"head_{n}.nii.gz"), "label": 0, "class_name": "Brain"} for n in (0, 2)]
+    rows[1] |= changes
+    (tmp_path / "index.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["--adapters", str(adapters), "--out", str(tmp_path / "calibrated.safetensors")]
+    assert main(["calibrate", "--index", str(tmp_path / "index.jsonl"), *options]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "calibrated.safetensors").exists()

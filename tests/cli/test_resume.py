@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -111,3 +112,34 @@ def test_scores_of_a_record_are_those_of_the_run_that_made_it(study: Path, adapt
     assert main(command) == 0
     assert tables(tmp_path) == first
     assert np.isfinite([float(row["score"]) for row in first["volumes"]]).all()
+
+
+def test_a_case_that_changed_and_can_no_longer_be_scored_leaves_no_older_heatmap(
+    folder: Path, adapters: Path, tmp_path: Path
+) -> None:
+    command = ["score", str(folder), "--adapters", str(adapters), "--out", str(tmp_path / "out")]
+    assert main(command) == 3
+    torn = folder / "case_01.nii.gz"
+    torn.write_bytes(torn.read_bytes()[:200])
+    assert main(command) == 3
+    failed = [row["case"] for row in tables(tmp_path / "out")["volumes"] if row["status"] == "failed"]
+    assert failed == ["case_01", "case_05"]
+    assert not (tmp_path / "out" / "heatmaps" / "case_01_heatmap.nii.gz").exists()
+
+
+def test_a_changed_organ_mask_is_noticed(study: Path, adapters: Path, tmp_path: Path) -> None:
+    organs = tmp_path / "organs"
+    organs.mkdir()
+    shutil.copy(study / "masks" / "head_1.nii.gz", organs / "head_1.nii.gz")
+    command = ["score", str(study / "images" / "head_1.nii.gz"), "--adapters", str(adapters), "--mask", str(organs)]
+    command += ["--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    first = tables(tmp_path / "out")
+    organ = nib.load(study / "masks" / "head_1.nii.gz")
+    smaller = np.asarray(organ.dataobj).copy()
+    smaller[:, :, 2] = 0
+    nib.save(nib.Nifti1Image(smaller, organ.affine), organs / "head_1.nii.gz")
+    assert main(command) == 0
+    slices = [row["slice"] for row in tables(tmp_path / "out")["slices"]]
+    assert [row["slice"] for row in first["slices"]] == ["2", "3", "4"]
+    assert slices == ["3", "4"]

@@ -201,6 +201,8 @@ def _decode(path: Path, header: Dataset) -> Array:
     try:
         with quiet():
             pixels = header.pixel_array
+    except MemoryError:
+        raise  # the header's size was checked before: the machine is short of memory, not the file damaged
     except UNREADABLE as error:
         reason = textwrap.shorten(str(error).splitlines()[0] if str(error) else type(error).__name__, 100)
         raise InputError(f"{path}: its pixels ({syntax.name}) cannot be decoded ({reason}); copy it again") from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -32,7 +33,7 @@ class Event:
     value: Any = None
 
 
-class Work:
+class Work(ABC):
     """One piece of work. Subclasses say what is done in ``do``; it runs in a thread and touches no node and no widget."""
 
     def __init__(self) -> None:
@@ -63,9 +64,9 @@ class Work:
         """Ask to stop; returns at once. ``cancelled`` follows."""
         self._stop.set()
 
+    @abstractmethod
     def do(self) -> Any:
         """Do the work; returns the outcome. Raises WorkError or Cancelled."""
-        raise NotImplementedError
 
     def tell(self, share: float, text: str) -> None:
         """Say how far it is; ends the work where it was cancelled."""

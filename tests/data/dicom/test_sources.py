@@ -72,3 +72,16 @@ def test_a_mask_whose_axes_run_another_way_is_turned(
     turned = image.as_reoriented(np.array(list(zip(turn, flips, strict=True)), dtype=float))
     nib.save(turned, tmp_path / "mask.nii.gz")
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.nii.gz", volume), mask > 0)
+
+
+def test_each_volume_of_a_series_is_a_source_of_its_own_and_is_read_alone(save_series: Any) -> None:
+    pixels = np.random.default_rng(0).integers(0, 900, (3, 5, 6, 7)).astype(np.int16)
+    for echo, block in enumerate(pixels):
+        save_series(block, folder=f"scan/echo_{echo}", EchoTime=10.0 + echo, InstanceNumber=lambda n, e=echo: n + 1 + 10 * e)
+    folder = save_series(pixels[0], folder="scan/echo_0", EchoTime=10.0)[0].parent.parent
+    sources, _ = find_sources([folder])
+    (series,) = list_series([folder])
+    assert [source.name for source in sources] == [f"{series.name}_{n}" for n in (1, 2, 3)]
+    for source, volume in zip(sources, read_series(series), strict=True):
+        np.testing.assert_array_equal(source.read().array, volume.array)
+        np.testing.assert_allclose(source.read().affine, volume.affine)

@@ -1,0 +1,76 @@
+"""One volume scored, on the scale of the outputs: what a folder's rows, a job and the server all say of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from aaclip_med.data.volumes import Volume
+from aaclip_med.inference.cutting import Cutting
+from aaclip_med.inference.predictor import Predictor, Report, ignore
+from aaclip_med.scoring.candidates import Candidate, find_candidates
+
+Array = np.ndarray[Any, Any]
+
+CALIBRATED_THRESHOLD = 0.999
+UNCALIBRATED_THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class ScoredCase:
+    """heatmap: (I, J, K) float32 in [0, 1]. axis: along which slices are counted. slices, slice_scores, detection: (S,) each.
+
+    score: the volume's; p_value: None where uncalibrated.
+    """
+
+    heatmap: Array
+    axis: int
+    slices: list[int]
+    slice_scores: Array
+    detection: Array
+    score: float
+    p_value: float | None
+    candidates: list[Candidate]
+
+    @property
+    def peak_slice(self) -> int:
+        """The slice with the highest score."""
+        return self.slices[int(self.slice_scores.argmax())]
+
+
+def choose_threshold(predictor: Predictor, asked: float | None) -> float:
+    """The heat at which a candidate begins: what was asked for, else the default of calibrated or uncalibrated scores."""
+    if asked is not None:
+        return asked
+    return CALIBRATED_THRESHOLD if predictor.calibration else UNCALIBRATED_THRESHOLD
+
+
+def score_case(
+    volume: Volume,
+    predictor: Predictor,
+    cutting: Cutting,
+    organ: Array | None,
+    threshold: float,
+    minimum_ml: float,
+    report: Report = ignore,
+) -> ScoredCase:
+    """Score ``volume``; ``organ`` (I, J, K) bool or None; candidates have at least ``minimum_ml`` millilitres.
+
+    Raises:
+        InputError: as ``Predictor.predict_volume``.
+        MemoryError: not even one slice fits into memory.
+    """
+    prediction = predictor.predict_volume(volume, cutting.plane, cutting.slices, organ, cutting.stride, report)
+    heatmap = predictor.rescale(prediction.heatmap)
+    return ScoredCase(
+        heatmap,
+        prediction.axis,
+        prediction.slices,
+        predictor.rescale(prediction.slice_scores),
+        prediction.detection,
+        float(predictor.rescale(prediction.score)),
+        predictor.calibration.p_value(prediction.score) if predictor.calibration else None,
+        find_candidates(heatmap, threshold, volume.affine, prediction.axis, minimum_ml),
+    )
