@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from aaclip_med.batch.run import score_sources
 from aaclip_med.data.index import Case, read_index
 from aaclip_med.data.phantoms import write_phantom_set
 from aaclip_med.data.slices import cut_case
 from aaclip_med.data.sources import find_sources
 from aaclip_med.data.writing import prepare_output_folder, write_json
+from aaclip_med.evaluation.tally import evaluate_cases, evaluate_intensity
 from aaclip_med.inference.calibrating import calibrate, store_calibration
 from aaclip_med.inference.cutting import describe_scale
-from aaclip_med.inference.evaluation import evaluate_cases, evaluate_intensity
-from aaclip_med.inference.folder import score_sources
 from aaclip_med.inference.predictor import Predictor, load_predictor
 from aaclip_med.presets import get_preset
 from aaclip_med.scoring.overview import OverviewCase, draw_overview

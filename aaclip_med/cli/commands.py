@@ -23,7 +23,7 @@ from aaclip_med.presets import Window
 
 def run_score(options: argparse.Namespace) -> int:
     """Heatmaps and tables."""
-    from aaclip_med.inference.folder import score_sources
+    from aaclip_med.batch.run import score_sources
 
     cutting = _cutting(options)
     found = find_sources(options.inputs, cutting.volume, cutting.spacing_mm)
@@ -107,8 +107,8 @@ def run_calibrate(options: argparse.Namespace) -> int:
 
 def run_evaluate(options: argparse.Namespace) -> int:
     """Figures."""
-    from aaclip_med.inference.evaluation import evaluate_cases
-    from aaclip_med.inference.folder import describe_run
+    from aaclip_med.evaluation.tally import evaluate_cases
+    from aaclip_med.inference.provenance import describe_run
 
     cases = _read_split(options)
     out = prepare_output_folder(options.out)

@@ -19,13 +19,15 @@ Spacing = tuple[float, float, float]
 class Source:
     """One volume to score: its case name, where it lies, its files, and how it is read.
 
-    ``read`` raises InputError where the volume cannot be used.
+    ``read`` raises InputError where the volume cannot be used. series: the DICOM series it is of, with this volume's frames
+    alone as its ``parts``; None for other files.
     """
 
     name: str
     path: Path
     files: tuple[Path, ...]
     read: Callable[[], Volume]
+    series: Series | None = None
 
 
 class PassedOver(NamedTuple):
@@ -78,7 +80,8 @@ def find_sources(paths: Sequence[str | Path], number: int | None = None, spacing
             continue
         for n in range(max(1, series.volumes)):
             name = series.name if series.volumes <= 1 else f"{series.name}_{n + 1}"
-            sources.append(Source(name, series.files[0].parent, series.files, _read_part(series, n, spacing_mm)))
+            part = replace(series, parts=series.parts[n : n + 1])  # only the one is decoded: a series may hold hundreds
+            sources.append(Source(name, series.files[0].parent, series.files, _read_part(part, spacing_mm), part))
     if not sources:
         raise InputError(f"{passed_over[0].path}: no scan among the inputs ({passed_over[0].reason})")
     return Found(sources, passed_over)
@@ -112,7 +115,5 @@ def _read_file(path: Path, number: int | None) -> Callable[[], Volume]:
     return lambda: read_volume(path, number=number)
 
 
-def _read_part(series: Series, number: int, spacing_mm: Spacing | None) -> Callable[[], Volume]:
-    """Only the one volume is decoded: a series may hold hundreds."""
-    one = replace(series, parts=series.parts[number : number + 1])
-    return lambda: read_series(one, spacing_mm)[0]
+def _read_part(part: Series, spacing_mm: Spacing | None) -> Callable[[], Volume]:
+    return lambda: read_series(part, spacing_mm)[0]

@@ -10,7 +10,7 @@ import numpy as np
 from aaclip_med.data.volumes import Volume
 from aaclip_med.inference.cutting import Cutting
 from aaclip_med.inference.predictor import Predictor, Report, ignore
-from aaclip_med.scoring.candidates import Candidate, find_candidates
+from aaclip_med.scoring.candidates import Candidate, LabelMap, label_candidates
 
 Array = np.ndarray[Any, Any]
 
@@ -22,7 +22,7 @@ UNCALIBRATED_THRESHOLD = 0.5
 class ScoredCase:
     """heatmap: (I, J, K) float32 in [0, 1]. axis: along which slices are counted. slices, slice_scores, detection: (S,) each.
 
-    score: the volume's; p_value: None where uncalibrated.
+    score: the volume's; p_value: None where uncalibrated. labels: (I, J, K), each candidate's voxels hold its id, others 0.
     """
 
     heatmap: Array
@@ -33,6 +33,7 @@ class ScoredCase:
     score: float
     p_value: float | None
     candidates: list[Candidate]
+    labels: LabelMap
 
     @property
     def peak_slice(self) -> int:
@@ -64,6 +65,7 @@ def score_case(
     """
     prediction = predictor.predict_volume(volume, cutting.plane, cutting.slices, organ, cutting.stride, report)
     heatmap = predictor.rescale(prediction.heatmap)
+    candidates, labels = label_candidates(heatmap, threshold, volume.affine, prediction.axis, minimum_ml)
     return ScoredCase(
         heatmap,
         prediction.axis,
@@ -72,5 +74,6 @@ def score_case(
         prediction.detection,
         float(predictor.rescale(prediction.score)),
         predictor.calibration.p_value(prediction.score) if predictor.calibration else None,
-        find_candidates(heatmap, threshold, volume.affine, prediction.axis, minimum_ml),
+        candidates,
+        labels,
     )

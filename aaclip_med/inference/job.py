@@ -22,8 +22,8 @@ from aaclip_med.data.writing import atomic_path, write_json
 from aaclip_med.errors import AaclipError, InputError
 from aaclip_med.inference.case import choose_threshold, score_case
 from aaclip_med.inference.cutting import Cutting, check_calibrated_alike
-from aaclip_med.inference.folder import describe_run
 from aaclip_med.inference.predictor import Predictor, load_predictor
+from aaclip_med.inference.provenance import describe_run
 
 Array = np.ndarray[Any, Any]
 Tell = Callable[[float, str], None]

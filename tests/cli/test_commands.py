@@ -295,7 +295,7 @@ def test_a_full_disk_ends_scoring_with_one_line_and_no_half_file(study: Path, ad
     """The system refuses any file above 4 kB, as a disk with no more room would."""
     program = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "from aaclip_med.cli.main import main; import aaclip_med.inference.folder;"
+        "from aaclip_med.cli.main import main; import aaclip_med.batch.run;"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); sys.exit(main(sys.argv[1:]))"
     )
     out = tmp_path / "out"

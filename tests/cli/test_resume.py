@@ -16,8 +16,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from aaclip_med.batch.ledger import lock_folder
 from aaclip_med.cli.main import main
-from aaclip_med.inference.ledger import lock_folder
 
 
 @pytest.fixture

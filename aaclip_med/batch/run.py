@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from aaclip_med import __version__
+from aaclip_med.batch.ledger import Ledger, Record, lock_folder
 from aaclip_med.data.slices import read_organ
 from aaclip_med.data.sources import Found, Source
 from aaclip_med.data.volumes import Volume
@@ -18,8 +16,8 @@ from aaclip_med.data.writing import prepare_output_folder, write_csv, write_heat
 from aaclip_med.errors import AaclipError, OutputError
 from aaclip_med.inference.case import ScoredCase, choose_threshold, score_case
 from aaclip_med.inference.cutting import Cutting, check_calibrated_alike
-from aaclip_med.inference.ledger import Ledger, Record, lock_folder
 from aaclip_med.inference.predictor import Predictor
+from aaclip_med.inference.provenance import describe_run
 from aaclip_med.scoring.candidates import Candidate
 
 VOLUME_COLUMNS = (
@@ -148,28 +146,6 @@ def _describe_settings(predictor: Predictor, cutting: Cutting, threshold: float,
         "cutting": asdict(cutting),
         "threshold": threshold,
         "minimum_ml": minimum_ml,
-    }
-
-
-def describe_run(predictor: Predictor) -> dict[str, Any]:
-    """Versions, hashes and settings of a predictor, for a run's account. Holds no names."""
-    packages = ("torch", "open_clip_torch", "monai", "nibabel", "SimpleITK", "numpy")
-    checkpoint = predictor.checkpoint
-    return {
-        "aaclip_med": __version__,
-        "note": predictor.note,
-        "calibrated": predictor.calibration is not None,
-        "calibration_caveat": predictor.calibration.caveat if predictor.calibration else "not calibrated: no p-values",
-        "demonstration": predictor.is_demo,
-        "preset": predictor.preset.name,
-        "detector": predictor.detector.config.to_json(),
-        "adapted": predictor.detector.adapted,
-        "tower_hash": predictor.detector.tower_hash,
-        "adapters_hash": checkpoint.digest if checkpoint else None,
-        "provenance": checkpoint.provenance if checkpoint else None,
-        "device": str(predictor.device),
-        "precision": str(predictor.dtype).removeprefix("torch."),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
     }
 
 

@@ -1,0 +1,1 @@
+"""Scoring of many cases: what is written of each, tables, resumption."""

@@ -1,0 +1,1 @@
+"""A detector against masks: figures, tables, pictures, protocols."""
