@@ -59,7 +59,16 @@ def write_file(path: str | Path, writer: Callable[[Path], object]) -> None:
 
 
 def write_heatmap(path: str | Path, heatmap: np.ndarray[Any, Any], like: Volume, note: str = "") -> None:
-    """Write ``heatmap`` (I, J, K) as float32 NIfTI (``.nii.gz``) in the grid of ``like``.
+    """Write ``heatmap`` (I, J, K) as float32 NIfTI; see ``write_nifti``.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    write_nifti(path, np.asarray(heatmap, dtype=np.float32), like, note)
+
+
+def write_nifti(path: str | Path, array: np.ndarray[Any, Any], like: Volume, note: str = "") -> None:
+    """Write ``array`` (I, J, K), of its own dtype, as NIfTI (``.nii.gz``) in the grid of ``like``.
 
     A NIfTI scan gives its own geometry: stored shape, voxel sizes, units, qform and sform with their codes.
     Other scans and pictures give an sform with code 1 (scanner) from their affine, in RAS mm. Nothing else of the
@@ -68,14 +77,14 @@ def write_heatmap(path: str | Path, heatmap: np.ndarray[Any, Any], like: Volume,
     Raises:
         OutputError: the file cannot be written.
     """
-    if heatmap.shape != like.array.shape[:3]:
-        raise ValueError(f"heatmap of shape {heatmap.shape} for a scan of shape {like.array.shape}")
-    data = np.asarray(heatmap, dtype=np.float32).reshape(like.stored_shape)
+    if array.shape != like.array.shape[:3]:
+        raise ValueError(f"an array of shape {array.shape} for a scan of shape {like.array.shape}")
+    data = array.reshape(like.stored_shape)
     if like.header is not None:
         header = nib.Nifti2Header() if isinstance(like.header, nib.Nifti2Header) else nib.Nifti1Header()
         for name in _GEOMETRY_FIELDS:
             header[name] = like.header[name]
-        header.set_data_dtype(np.float32)
+        header.set_data_dtype(data.dtype)
         image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
         image = image_class(data, None, header)
     else:

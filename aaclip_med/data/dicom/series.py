@@ -117,7 +117,7 @@ def read_series(series: Series, spacing_mm: Spacing | None = None) -> list[Volum
     if series.refused and (spacing_mm is None or not series.parts):
         raise InputError(f"{path}: series {series.name}: {series.refused}")
     try:
-        stacks = [_plan_stack(part, spacing_mm)[0] for part in series.parts]
+        stacks = [plan_stack(part, spacing_mm)[0] for part in series.parts]
     except _GeometryError as error:
         raise InputError(f"{path}: series {series.name}: {error}") from None
     volumes = []
@@ -169,7 +169,7 @@ def _describe_series(key: str, instances: list[Instance]) -> Series:
     stacks, refused = [], None
     for part in parts:
         try:
-            stack, notes = _plan_stack(part, None)
+            stack, notes = plan_stack(part, None)
         except _GeometryError as error:
             refused = refused or (f"{part.label}: {error}" if part.label else str(error))
         else:
@@ -360,11 +360,11 @@ def _shorten(part: str) -> str:
     return part if len(part) <= 32 else part[:14] + "..." + part[-14:]
 
 
-def _plan_stack(part: Part, spacing_mm: Spacing | None) -> tuple[Stack, list[str]]:
+def plan_stack(part: Part, spacing_mm: Spacing | None) -> tuple[Stack, list[str]]:
     """Order and grid of one volume, and what to say about it.
 
     Raises:
-        _GeometryError: there is no even grid without ``spacing_mm``, or even with it.
+        InputError: there is no even grid without ``spacing_mm``, or even with it.
     """
     frames, notes = list(part.frames), []
     axes = perpendicular_axes(frames[0].cosines)
