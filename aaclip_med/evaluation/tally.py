@@ -12,7 +12,8 @@ import torch
 from aaclip_med.data.index import Case
 from aaclip_med.data.slices import CutCase, cut_case
 from aaclip_med.errors import AaclipError
-from aaclip_med.inference.predictor import LOG_ODDS_LIMIT, Predictor, SliceScores, pool_slices
+from aaclip_med.inference.predictor import Predictor, pool_slices
+from aaclip_med.inference.stream import LOG_ODDS_LIMIT, SliceScores
 from aaclip_med.model.preprocess import resize_masks
 from aaclip_med.scoring.metrics import BinnedCurve, Figure, auroc, average_precision, reference_image_scores
 

@@ -13,7 +13,8 @@ from aaclip_med.data.sources import read_source
 from aaclip_med.data.writing import atomic_path
 from aaclip_med.errors import InputError
 from aaclip_med.inference.cutting import Cutting, describe_scale
-from aaclip_med.inference.predictor import ALL_PLANES, LOG_ODDS_LIMIT, Predictor
+from aaclip_med.inference.predictor import ALL_PLANES, Predictor
+from aaclip_med.inference.stream import LOG_ODDS_LIMIT
 from aaclip_med.scoring.calibration import Calibration, CalibrationBuilder
 
 Track = Callable[[Sequence[Case]], Iterable[Case]]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ from torch.nn import functional
 from aaclip_med.data.slices import CutCase, cut_volume
 from aaclip_med.data.volumes import Volume
 from aaclip_med.errors import InputError
+from aaclip_med.inference.stream import SliceScores, SliceStream, count_nothing
 from aaclip_med.model.build import build_detector
 from aaclip_med.model.checkpoint import ZERO_SHOT, Checkpoint, find_checkpoint, read_checkpoint
 from aaclip_med.model.detector import Detector
-from aaclip_med.model.precision import autocast, choose_device, choose_dtype
-from aaclip_med.model.preprocess import normalise_slices, resize_slices
+from aaclip_med.model.precision import choose_device, choose_dtype
 from aaclip_med.model.similarity import Domain
 from aaclip_med.presets import Preset, Window, get_preset
 from aaclip_med.scoring.calibration import Calibration
@@ -34,29 +34,11 @@ def ignore(share: float) -> None:
     del share
 
 
-_log = logging.getLogger(__name__)
-
 ALL_PLANES = "all"
+THREE_PLANES = ("axial", "coronal", "sagittal")
 TOP_SLICES = 3
-LOG_ODDS_LIMIT = 40.0
-"""Log odds are kept within this distance of 0; trained detectors stay within 20."""
-
-
-@dataclass(frozen=True)
-class SliceScores:
-    """What the detector says of some slices, on its own square grid.
-
-    log_odds: (S, size, size) float32, the mean over levels of the abnormal minus the normal logit, blurred: the released
-        program's map is ``levels * (log_odds + 1) / 2``. detection: (S,), in [0, 1].
-    """
-
-    log_odds: Array
-    detection: Array
-
-    @property
-    def maxima(self) -> Array:
-        """Each slice's score, (S,): the map's maximum."""
-        return self.log_odds.reshape(len(self.log_odds), -1).max(axis=1)  # type: ignore[no-any-return]
+CHUNK = 32
+"""Maps brought to the slices' size at once."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +56,17 @@ class Prediction:
     slice_scores: Array
     detection: Array
     score: float
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A volume cut and windowed: its cuts (one, or one a plane), and of each the slices to score, (S, H, W) or (S, H, W, 3)."""
+
+    volume: Volume
+    organ: Array | None
+    stride: int
+    cuts: tuple[CutCase, ...]
+    stacks: tuple[Array, ...]
 
 
 class Predictor:
@@ -114,51 +107,22 @@ class Predictor:
         scale = "calibrated: fraction of normal voxels below" if self.calibration else "UNCALIBRATED model probability"
         return f"{'DEMONSTRATION; ' if self.is_demo else ''}{scale}"
 
-    @torch.inference_mode()
     def score_slices(self, images: Array, report: Report = ignore) -> SliceScores:
-        """Score windowed slices (S, H, W) or (S, H, W, 3) in [0, 1]. Where a GPU's memory does not hold a batch, batches halve.
-
-        ``report`` is told the share that is done after each batch; what it raises ends the work.
+        """Score windowed slices (S, H, W) or (S, H, W, 3) in [0, 1]; ``report`` is told the share that is done.
 
         Raises:
             MemoryError: not even one slice fits.
         """
-        maps, detections = [], []
-        start = 0
-        while start < len(images):
-            try:
-                log_odds, detection = self._score_batch(images[start : start + self.batch_size])
-            except torch.OutOfMemoryError:
-                if self.batch_size == 1:
-                    raise MemoryError("out of memory on the GPU with one slice at a time; take --device cpu") from None
-                self.batch_size //= 2
-                torch.cuda.empty_cache()
-                _log.warning("out of memory on the GPU; going on with %d slices at once", self.batch_size)
-                continue
-            maps.append(log_odds)
-            detections.append(detection)
-            start += len(log_odds)
-            report(start / len(images))
-        return SliceScores(np.concatenate(maps), np.concatenate(detections))
-
-    def _score_batch(self, images: Array) -> tuple[Array, Array]:
-        """Log odds (B, size, size) and detection scores (B,) of windowed slices (B, H, W) or (B, H, W, 3)."""
-        chunk = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
-        chunk = chunk.unsqueeze(1) if chunk.ndim == 3 else chunk.movedim(-1, 1)
-        with autocast(self.device, self.dtype):
-            batch = normalise_slices(resize_slices(chunk.float(), self.detector.config.image_size))
-            heatmap, detection = self.detector(batch, self.anchors, self.domain)
-        log_odds = 2.0 * heatmap[:, 0].float() / len(self.detector.levels) - 1.0
-        return log_odds.clamp(-LOG_ODDS_LIMIT, LOG_ODDS_LIMIT).cpu().numpy(), detection.float().cpu().numpy()
+        stream = SliceStream(self.detector, self.anchors, self.domain, self.device, self.dtype, self.batch_size)
+        (scores,) = stream.score([images], lambda done: report(done / len(images)))
+        self.batch_size = stream.batch_size
+        return scores
 
     def score_cut(self, cut: CutCase, stride: int = 1, report: Report = ignore) -> SliceScores:
         """Score the used slices of a case, or every ``stride``-th of them; outside its organ a map holds its lowest value."""
-        numbers = _thin(cut.used, stride)
+        numbers = thin(cut.used, stride)
         scores = self.score_slices(cut.images[numbers], report)
-        if cut.organ is not None:
-            organ = torch.from_numpy(np.ascontiguousarray(cut.organ[numbers], dtype=np.float32))[:, None]
-            inside = functional.interpolate(organ, size=scores.log_odds.shape[-2:], mode="area")[:, 0].numpy() > 0
-            scores.log_odds[~inside] = scores.log_odds.min()
+        _confine(scores, cut, numbers)
         return scores
 
     def predict(self, cut: CutCase, stride: int = 1, report: Report = ignore) -> Prediction:
@@ -170,15 +134,19 @@ class Predictor:
         Raises:
             InputError: the stride is below 1.
         """
-        scores = self.score_cut(cut, stride, report)
-        numbers = _thin(cut.used, stride)
-        height, width = cut.images.shape[1:3]
+        return self._assemble(cut, stride, self.score_cut(cut, stride, report))
+
+    def _assemble(self, cut: CutCase, stride: int, scores: SliceScores) -> Prediction:
+        """The heatmap of a case from the maps of its slices."""
+        numbers = thin(cut.used, stride)
+        size = cut.images.shape[1:3]
         lowest = scores.log_odds.min()
         whole = np.full(cut.plan.stack_shape, lowest, dtype=np.float32)
         stack = cut.crop(whole)
-        for number, log_odds in zip(numbers, scores.log_odds, strict=True):
-            square = torch.from_numpy(log_odds)[None, None]
-            stack[number] = functional.interpolate(square, size=(height, width), mode="bilinear", align_corners=False)[0, 0]
+        for start in range(0, len(numbers), CHUNK):
+            part = torch.from_numpy(scores.log_odds[start : start + CHUNK]).to(self.device)[:, None]
+            enlarged = functional.interpolate(part, size=size, mode="bilinear", align_corners=False)
+            stack[numbers[start : start + CHUNK]] = enlarged[:, 0].cpu().numpy()
         for number in set(cut.used) - set(numbers):
             after = int(np.searchsorted(numbers, number))
             below, above = numbers[after - 1], numbers[after]
@@ -189,6 +157,71 @@ class Predictor:
         return Prediction(
             cut.plan.paste(whole), cut.plan.axis, numbers, scores.maxima, scores.detection, pool_slices(scores.maxima)
         )
+
+    def prepare(
+        self,
+        volume: Volume,
+        plane: str | None = None,
+        limits: tuple[int, int] | None = None,
+        organ: Array | None = None,
+        stride: int = 1,
+    ) -> Prepared:
+        """Cut and window a volume for ``predict_prepared``; no arithmetic of the model, so it can run beside it in a thread.
+
+        Arguments and errors: see ``predict_volume``.
+        """
+        if plane != ALL_PLANES:
+            cut = cut_volume(volume, self.preset, plane, limits, organ)
+            return Prepared(volume, organ, stride, (cut,), (cut.images[thin(cut.used, stride)],))
+        if volume.is_picture or limits is not None:
+            raise InputError(f"{volume.path}: plane 'all' is for whole volumes; leave it out for pictures and slice ranges")
+        cuts = tuple(cut_volume(volume, self.preset, name, None, organ) for name in THREE_PLANES)
+        return Prepared(volume, organ, stride, cuts, tuple(cut.images[thin(cut.used, stride)] for cut in cuts))
+
+    def predict_prepared(
+        self, cases: Iterable[Prepared], report: Callable[[int], None] = count_nothing
+    ) -> Iterator[Prediction]:
+        """The predictions of many cases, in their order; batches of slices go over the borders of cases.
+
+        Cases are taken from ``cases`` only as they are needed. ``report`` is told the number of slices that are done.
+
+        Raises:
+            MemoryError: not even one slice fits into the GPU's memory.
+        """
+        waiting: deque[Prepared] = deque()
+
+        def stacks() -> Iterator[Array]:
+            for case in cases:
+                waiting.append(case)
+                yield from case.stacks
+
+        stream = SliceStream(self.detector, self.anchors, self.domain, self.device, self.dtype, self.batch_size)
+        parts: list[SliceScores] = []
+        for scores in stream.score(stacks(), report):
+            self.batch_size = stream.batch_size
+            parts.append(scores)
+            if len(parts) == len(waiting[0].stacks):
+                yield self._fuse(waiting.popleft(), parts)
+                parts = []
+
+    def _fuse(self, case: Prepared, parts: list[SliceScores]) -> Prediction:
+        for cut, scores in zip(case.cuts, parts, strict=True):
+            _confine(scores, cut, thin(cut.used, case.stride))
+        predictions = [self._assemble(cut, case.stride, scores) for cut, scores in zip(case.cuts, parts, strict=True)]
+        if len(predictions) == 1:
+            return predictions[0]
+        total = np.zeros(case.volume.array.shape, dtype=np.float32)
+        weights = 0.0
+        for cut, part in zip(case.cuts, predictions, strict=True):
+            row_mm, column_mm, _ = cut.plan.pixel_spacing(case.volume.spacing)
+            total += part.heatmap / (row_mm * column_mm)
+            weights += 1.0 / (row_mm * column_mm)
+        total /= weights
+        cut = cut_volume(case.volume, self.preset, None, None, case.organ)
+        numbers = cut.used
+        maxima = cut.crop(cut.plan.cut(total))[numbers].reshape(len(numbers), -1).max(axis=1)
+        detection = np.full(len(numbers), np.nan, dtype=np.float32)
+        return Prediction(total, cut.plan.axis, numbers, maxima, detection, pool_slices(maxima))
 
     def predict_volume(
         self,
@@ -209,25 +242,10 @@ class Predictor:
         Raises:
             InputError: the volume, the limits or the organ cannot be used; ``all`` with limits or for a picture.
         """
-        if plane != ALL_PLANES:
-            return self.predict(cut_volume(volume, self.preset, plane, limits, organ), stride, report)
-        if volume.is_picture or limits is not None:
-            raise InputError(f"{volume.path}: plane 'all' is for whole volumes; leave it out for pictures and slice ranges")
-        total = np.zeros(volume.array.shape, dtype=np.float32)
-        weights = 0.0
-        for number, name in enumerate(("axial", "coronal", "sagittal")):
-            cut = cut_volume(volume, self.preset, name, None, organ)
-            row_mm, column_mm, _ = cut.plan.pixel_spacing(volume.spacing)
-            weight = 1.0 / (row_mm * column_mm)
-            part = self.predict(cut, stride, lambda share, done=number: report((done + share) / 3))  # type: ignore[misc]
-            total += weight * part.heatmap
-            weights += weight
-        total /= weights
-        cut = cut_volume(volume, self.preset, None, None, organ)
-        numbers = cut.used
-        maxima = cut.crop(cut.plan.cut(total))[numbers].reshape(len(numbers), -1).max(axis=1)
-        detection = np.full(len(numbers), np.nan, dtype=np.float32)
-        return Prediction(total, cut.plan.axis, numbers, maxima, detection, pool_slices(maxima))
+        prepared = self.prepare(volume, plane, limits, organ, stride)
+        total = sum(len(stack) for stack in prepared.stacks)
+        (prediction,) = self.predict_prepared([prepared], lambda done: report(done / total))
+        return prediction
 
     def rescale(self, log_odds: Array | float) -> Array:
         """Log odds to the scale of the outputs, [0, 1]: the fraction of normal voxels below, or the model's probability."""
@@ -236,7 +254,15 @@ class Predictor:
         return (1.0 / (1.0 + np.exp(-np.asarray(log_odds, dtype=np.float64)))).astype(np.float32)
 
 
-def _thin(used: list[int], stride: int) -> list[int]:
+def _confine(scores: SliceScores, cut: CutCase, numbers: list[int]) -> None:
+    """Outside the organ a map holds its lowest value."""
+    if cut.organ is not None:
+        organ = torch.from_numpy(np.ascontiguousarray(cut.organ[numbers], dtype=np.float32))[:, None]
+        inside = functional.interpolate(organ, size=scores.log_odds.shape[-2:], mode="area")[:, 0].numpy() > 0
+        scores.log_odds[~inside] = scores.log_odds.min()
+
+
+def thin(used: list[int], stride: int) -> list[int]:
     """Every ``stride``-th slice, and the last."""
     if stride < 1:
         raise InputError(f"stride {stride}: take 1 or more")

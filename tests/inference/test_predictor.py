@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from aaclip_med import build_detector
-from aaclip_med.inference.predictor import Predictor
+from aaclip_med.data.volumes import Volume
+from aaclip_med.inference.predictor import Predictor, Prepared
+from aaclip_med.inference.stream import SliceStream
 from aaclip_med.presets import get_preset
 
 IMAGES = np.random.default_rng(0).random((7, 30, 34), dtype=np.float32)
@@ -42,3 +46,47 @@ def test_a_memory_too_small_for_one_slice_says_what_to_do() -> None:
     predictor.detector.register_forward_pre_hook(small_memory(0))
     with pytest.raises(MemoryError, match="--device cpu"):
         predictor.score_slices(IMAGES)
+
+
+def a_head(shape: tuple[int, int, int], seed: int) -> Volume:
+    """Noise, every slice of it used."""
+    array = np.random.default_rng(seed).uniform(50, 400, shape).astype(np.float32)
+    return Volume(array, np.diag([1.0, 1.0, 3.0, 1.0]), Path(f"{seed}.nii.gz"), None, shape, is_picture=False)
+
+
+@pytest.mark.parametrize("plane", ["axial", "all"])
+def test_a_case_scores_the_same_alone_as_in_batches_shared_with_others(plane: str) -> None:
+    predictor = Predictor(build_detector("tiny", image_size=40), get_preset("brain-mri"), batch_size=4)
+    volumes = [a_head(shape, seed) for seed, shape in enumerate([(20, 22, 1), (30, 18, 9), (20, 20, 2), (25, 20, 6)])]
+    batches: list[int] = []
+    predictor.detector.register_forward_pre_hook(lambda _module, arguments: batches.append(len(arguments[0])))
+    together = list(predictor.predict_prepared(predictor.prepare(volume, plane) for volume in volumes))
+    slices = sum(len(stack) for volume in volumes for stack in predictor.prepare(volume, plane).stacks)
+    assert len(batches) == -(-slices // 4)
+    for volume, prediction in zip(volumes, together, strict=True):
+        alone = predictor.predict_volume(volume, plane)
+        np.testing.assert_array_equal(prediction.heatmap, alone.heatmap)
+        np.testing.assert_array_equal(prediction.slice_scores, alone.slice_scores)
+        np.testing.assert_array_equal(prediction.detection, alone.detection)
+
+
+def test_grey_and_colour_slices_share_batches() -> None:
+    predictor = Predictor(build_detector("tiny", image_size=40), get_preset("brain-mri"), batch_size=16)
+    stream = SliceStream(predictor.detector, predictor.anchors, "medical", predictor.device, predictor.dtype, 16)
+    colour = np.random.default_rng(1).random((3, 20, 20, 3), dtype=np.float32)
+    for scores, images in zip(stream.score([IMAGES, colour, IMAGES]), (IMAGES, colour, IMAGES), strict=True):
+        np.testing.assert_allclose(scores.log_odds, predictor.score_slices(images).log_odds, atol=2e-6)
+    assert stream.done == 17
+
+
+def test_cases_are_taken_only_as_they_are_needed() -> None:
+    predictor = Predictor(build_detector("tiny", image_size=40), get_preset("brain-mri"), batch_size=4)
+    taken = []
+
+    def cases() -> Iterator[Prepared]:
+        for seed in range(6):
+            taken.append(seed)
+            yield predictor.prepare(a_head((20, 20, 4), seed))
+
+    next(predictor.predict_prepared(cases()))
+    assert taken == [0, 1]

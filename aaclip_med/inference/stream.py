@@ -1,0 +1,178 @@
+"""Slices through the detector, in batches that do not stop at the border of a case."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from aaclip_med.model.detector import Detector
+from aaclip_med.model.precision import autocast
+from aaclip_med.model.preprocess import normalise_slices, resize_slices
+from aaclip_med.model.similarity import Domain
+
+Array = np.ndarray[Any, Any]
+
+LOG_ODDS_LIMIT = 40.0
+"""Log odds are kept within this distance of 0; trained detectors stay within 20."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SliceScores:
+    """What the detector says of some slices, on its own square grid.
+
+    log_odds: (S, size, size) float32, the mean over levels of the abnormal minus the normal logit, blurred: the released
+        program's map is ``levels * (log_odds + 1) / 2``. detection: (S,), in [0, 1].
+    """
+
+    log_odds: Array
+    detection: Array
+
+    @property
+    def maxima(self) -> Array:
+        """Each slice's score, (S,): the map's maximum."""
+        return self.log_odds.reshape(len(self.log_odds), -1).max(axis=1)  # type: ignore[no-any-return]
+
+
+def count_nothing(slices: int) -> None:
+    """Tell nobody."""
+    del slices
+
+
+class _Result(NamedTuple):
+    """log_odds: (B, size, size); detection: (B,); on the device."""
+
+    log_odds: torch.Tensor
+    detection: torch.Tensor
+
+
+@dataclass
+class _Stack:
+    """A stack that is under way: how many slices it has, and what is known of them."""
+
+    length: int
+    parts: list[tuple[Array, Array]] = field(default_factory=list)
+
+    @property
+    def missing(self) -> int:
+        return self.length - sum(len(detection) for _, detection in self.parts)
+
+    def join(self) -> SliceScores:
+        return SliceScores(np.concatenate([part[0] for part in self.parts]), np.concatenate([part[1] for part in self.parts]))
+
+
+class SliceStream:
+    """Stacks of slices in, their scores out, in order.
+
+    A slice's scores do not depend on the slices it shares a batch with. A batch of one is filled up to two, for which torch
+    computes as for any larger one; on a GPU every batch is filled up, so that shapes stay the same. Where a GPU's memory does
+    not hold a batch, batches halve, and ``batch_size`` says so.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        anchors: torch.Tensor,
+        domain: Domain,
+        device: torch.device,
+        dtype: torch.dtype,
+        batch_size: int,
+    ) -> None:
+        self.detector = detector
+        self.anchors = anchors
+        self.domain: Domain = domain
+        self.device = device
+        self.dtype = dtype
+        self.batch_size = batch_size
+        self.done = 0
+
+    def score(self, stacks: Iterable[Array], report: Callable[[int], None] = count_nothing) -> Iterator[SliceScores]:
+        """The scores of each stack (S, H, W) or (S, H, W, 3) in [0, 1], S at least 1; sizes may differ.
+
+        ``report`` is told the number of slices done after each batch; what it raises ends the work. While a GPU works on a
+        batch, the one before it is fetched.
+
+        Raises:
+            MemoryError: not even one slice fits.
+        """
+        open_stacks: deque[_Stack] = deque()
+        under_way: _Result | None = None
+        for batch in self._fill(stacks, open_stacks):
+            launched = self._launch(batch)
+            if under_way is not None:
+                yield from self._settle(under_way, open_stacks, report)
+            under_way = launched
+        if under_way is not None:
+            yield from self._settle(under_way, open_stacks, report)
+
+    def _fill(self, stacks: Iterable[Array], open_stacks: deque[_Stack]) -> Iterator[torch.Tensor]:
+        """Batches (B, 1 or 3, size, size) of resized slices; the last may be short."""
+        pieces: list[torch.Tensor] = []
+        held = 0
+        for stack in stacks:
+            open_stacks.append(_Stack(len(stack)))
+            start = 0
+            while start < len(stack):
+                piece = self._resize(stack[start : start + self.batch_size - held])
+                if pieces and piece.shape[1] != pieces[0].shape[1]:
+                    pieces, piece = [part.expand(-1, 3, -1, -1) for part in pieces], piece.expand(-1, 3, -1, -1)
+                pieces.append(piece)
+                start += len(piece)
+                held += len(piece)
+                if held >= self.batch_size:
+                    yield torch.cat(pieces)
+                    pieces, held = [], 0
+        if pieces:
+            yield torch.cat(pieces)
+
+    @torch.inference_mode()
+    def _resize(self, images: Array) -> torch.Tensor:
+        chunk = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+        chunk = chunk.unsqueeze(1) if chunk.ndim == 3 else chunk.movedim(-1, 1)
+        return resize_slices(chunk.float(), self.detector.config.image_size)
+
+    @torch.inference_mode()
+    def _launch(self, batch: torch.Tensor) -> _Result:
+        try:
+            return self._run(batch)
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise MemoryError("out of memory on the GPU with one slice at a time; take --device cpu") from None
+            torch.cuda.empty_cache()
+        if self.batch_size > len(batch) // 2:
+            self.batch_size = max(1, len(batch) // 2)
+            _log.warning("out of memory on the GPU; going on with %d slices at once", self.batch_size)
+        halves = [self._launch(half) for half in batch.tensor_split(2)]
+        return _Result(torch.cat([half.log_odds for half in halves]), torch.cat([half.detection for half in halves]))
+
+    def _run(self, batch: torch.Tensor) -> _Result:
+        """Log odds (B, size, size) and detection scores (B,), still on the device."""
+        count = len(batch)
+        size = self.batch_size if self.device.type == "cuda" else min(2, self.batch_size)
+        if count < size:
+            batch = torch.cat([batch, batch[-1:].expand(size - count, -1, -1, -1)])
+        with autocast(self.device, self.dtype):
+            heatmap, detection = self.detector(normalise_slices(batch), self.anchors, self.domain)
+        log_odds = 2.0 * heatmap[:count, 0].float() / len(self.detector.levels) - 1.0
+        return _Result(log_odds.clamp(-LOG_ODDS_LIMIT, LOG_ODDS_LIMIT), detection[:count].float())
+
+    def _settle(self, result: _Result, open_stacks: deque[_Stack], report: Callable[[int], None]) -> Iterator[SliceScores]:
+        """Deal a batch's results out to the stacks they belong to; those that are complete are handed on."""
+        log_odds, detection = result.log_odds.cpu().numpy(), result.detection.cpu().numpy()
+        self.done += len(detection)
+        report(self.done)
+        start = 0
+        while start < len(detection):
+            stack = open_stacks[0]
+            end = min(len(detection), start + stack.missing)
+            stack.parts.append((log_odds[start:end], detection[start:end]))
+            start = end
+            if stack.missing == 0:
+                yield open_stacks.popleft().join()
