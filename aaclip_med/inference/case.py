@@ -9,7 +9,7 @@ import numpy as np
 
 from aaclip_med.data.volumes import Volume
 from aaclip_med.inference.cutting import Cutting
-from aaclip_med.inference.predictor import Predictor, Report, ignore
+from aaclip_med.inference.predictor import Prediction, Predictor, Report, ignore
 from aaclip_med.scoring.candidates import Candidate, LabelMap, label_candidates
 
 Array = np.ndarray[Any, Any]
@@ -64,6 +64,13 @@ def score_case(
         MemoryError: not even one slice fits into memory.
     """
     prediction = predictor.predict_volume(volume, cutting.plane, cutting.slices, organ, cutting.stride, report)
+    return finish_case(volume, predictor, prediction, threshold, minimum_ml)
+
+
+def finish_case(
+    volume: Volume, predictor: Predictor, prediction: Prediction, threshold: float, minimum_ml: float
+) -> ScoredCase:
+    """A prediction on the scale of the outputs, with its candidates of at least ``minimum_ml`` millilitres."""
     heatmap = predictor.rescale(prediction.heatmap)
     candidates, labels = label_candidates(heatmap, threshold, volume.affine, prediction.axis, minimum_ml)
     return ScoredCase(

@@ -170,12 +170,10 @@ class Predictor:
 
         Arguments and errors: see ``predict_volume``.
         """
-        if plane != ALL_PLANES:
-            cut = cut_volume(volume, self.preset, plane, limits, organ)
-            return Prepared(volume, organ, stride, (cut,), (cut.images[thin(cut.used, stride)],))
-        if volume.is_picture or limits is not None:
+        if plane == ALL_PLANES and (volume.is_picture or limits is not None):
             raise InputError(f"{volume.path}: plane 'all' is for whole volumes; leave it out for pictures and slice ranges")
-        cuts = tuple(cut_volume(volume, self.preset, name, None, organ) for name in THREE_PLANES)
+        planes = THREE_PLANES if plane == ALL_PLANES else (plane,)
+        cuts = tuple(cut_volume(volume, self.preset, name, limits, organ) for name in planes)
         return Prepared(volume, organ, stride, cuts, tuple(cut.images[thin(cut.used, stride)] for cut in cuts))
 
     def predict_prepared(
