@@ -79,8 +79,8 @@ def write_nifti(path: str | Path, array: np.ndarray[Any, Any], like: Volume, not
     """
     if array.shape != like.array.shape[:3]:
         raise ValueError(f"an array of shape {array.shape} for a scan of shape {like.array.shape}")
-    data = array.reshape(like.stored_shape)
     if like.header is not None:
+        data = array.reshape(like.stored_shape)
         header = nib.Nifti2Header() if isinstance(like.header, nib.Nifti2Header) else nib.Nifti1Header()
         for name in _GEOMETRY_FIELDS:
             header[name] = like.header[name]
@@ -88,7 +88,7 @@ def write_nifti(path: str | Path, array: np.ndarray[Any, Any], like: Volume, not
         image_class = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
         image = image_class(data, None, header)
     else:
-        image = nib.Nifti1Image(data, like.affine)
+        image = nib.Nifti1Image(array, like.affine)  # a straightened series has another shape than its files
         image.set_sform(like.affine, code=1)
         image.header.set_xyzt_units("mm")
     image.header["descrip"] = note[:79].encode("ascii", "replace")
