@@ -11,17 +11,25 @@ from typing import TypeAlias
 
 from aaclip_med import __version__
 from aaclip_med.cli.benchmarking import add_convert, add_index_import
+from aaclip_med.cli.exporting import add_export, add_pack
+from aaclip_med.cli.options import FIDELITIES, add_cutting, add_hardware, add_model, add_split
+from aaclip_med.cli.scoring import add_score
 from aaclip_med.cli.serving import add_serve
 from aaclip_med.errors import AaclipError, OutputError
-from aaclip_med.presets import PLANES, PRESETS
+from aaclip_med.presets import PRESETS
 
 NONE_DONE = 1
 SOME_FAILED = 3
 INTERRUPTED = 130
-ROOMS = {"convert": "benchmarking", "serve": "serving", "inspect": "inspection"}
+ROOMS = {
+    "score": "scoring",
+    "convert": "benchmarking",
+    "serve": "serving",
+    "inspect": "inspection",
+    "export": "exporting",
+    "pack": "exporting",
+}
 """Commands that are not in ``cli.commands``, and the module that has each."""
-FIDELITIES = ("reference", "paper")
-PRECISIONS = ("auto", "float32", "bf16", "fp16")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -33,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"aaclip-med {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_score(commands)
+    add_score(commands)
     _add_train(commands)
     _add_montage(commands)
     _add_calibrate(commands)
@@ -42,67 +50,13 @@ def build_parser() -> argparse.ArgumentParser:
     add_convert(commands)
     _add_inspect(commands)
     add_serve(commands)
+    add_export(commands)
+    add_pack(commands)
     _add_demo(commands)
     return parser
 
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-
-
-def _add_model(command: argparse.ArgumentParser) -> None:
-    group = command.add_argument_group("model")
-    group.add_argument(
-        "--adapters",
-        required=True,
-        help="an adapters.safetensors, a folder with the released pair, 'demo', or 'none' (zero-shot)",
-    )
-    group.add_argument("--preset", choices=PRESETS, help="the task (default: the one the adapters were trained for)")
-    group.add_argument("--backbone", help="an open_clip ViT or 'tiny'; only without an adapters file")
-    group.add_argument("--weights", help="the tower's weights, a tag or a file (default: those the adapters name)")
-    group.add_argument("--image-size", type=int, metavar="PIXELS", help="side of the square the slices are resized to")
-    group.add_argument("--fidelity", choices=FIDELITIES, help="only without an adapters file")
-    _add_hardware(group, "float32", "float32")
-    group.add_argument("--batch-size", type=int, default=16, metavar="N", help="slices at once (default 16)")
-
-
-def _add_cutting(command: argparse.ArgumentParser) -> None:
-    group = command.add_argument_group("slices")
-    group.add_argument("--plane", choices=(*PLANES, "all"), help="default: the preset's; 'all' fuses the three anatomical ones")
-    window = group.add_mutually_exclusive_group()
-    window.add_argument("--window", type=float, nargs=2, metavar=("LOW", "HIGH"), help="voxel values (HU) shown from 0 to 1")
-    window.add_argument("--percentiles", type=float, nargs=2, metavar=("LOW", "HIGH"), help="the same, in percentiles")
-    group.add_argument(
-        "--crop", action=argparse.BooleanOptionalAction, help="cut slices down to the foreground (default: as trained)"
-    )
-    group.add_argument("--mask", metavar="PATH", help="an organ mask, or a folder of them named as the cases: look only there")
-    group.add_argument(
-        "--spacing", type=float, nargs=3, metavar="MM", help="along columns, rows, slices: DICOM series without a geometry"
-    )
-    group.add_argument("--volume", type=int, metavar="N", help="which volume of 4-D files, from 0")
-
-
-def _add_split(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--split", choices=("train", "val", "test"), help="only the rows of this split")
-
-
-def _add_hardware(group: argparse._ArgumentGroup, precision: str | None, default: str) -> None:
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N (default auto)")
-    group.add_argument("--precision", choices=PRECISIONS, default=precision, help=f"default {default}")
-
-
-def _add_score(commands: Commands) -> None:
-    command = commands.add_parser("score", help="heatmaps and tables for files and folders")
-    command.add_argument("inputs", nargs="+", metavar="INPUT", help="DICOM, NIfTI, NRRD, MHA or pictures: files or folders")
-    command.add_argument("--out", required=True, metavar="DIR")
-    command.add_argument("--overwrite", action="store_true", help="start again where OUT holds a run with other settings")
-    _add_cutting(command)
-    command.add_argument("--slices", type=int, nargs=2, metavar=("FIRST", "LAST"), help="only these, both included")
-    command.add_argument("--stride", type=int, default=1, metavar="N", help="score every N-th slice, interpolate between")
-    command.add_argument(
-        "--threshold", type=float, help="heat at which a candidate begins (default 0.999 calibrated, else 0.5)"
-    )
-    command.add_argument("--minimum-ml", type=float, default=0.0, metavar="ML", help="smallest candidate (default 0)")
-    _add_model(command)
 
 
 def _add_inspect(commands: Commands) -> None:
@@ -138,7 +92,7 @@ def _add_train(commands: Commands) -> None:
     )
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--workers", type=int, default=0, metavar="N", help="loader processes (default 0)")
-    _add_hardware(command.add_argument_group("hardware"), None, "auto; float32 for tiny")
+    add_hardware(command.add_argument_group("hardware"), None, "auto; float32 for tiny")
 
 
 def _add_montage(commands: Commands) -> None:
@@ -155,21 +109,24 @@ def _add_calibrate(commands: Commands) -> None:
     command.add_argument(
         "--index", required=True, metavar="JSONL", help="its normal rows are used; none may have been trained on"
     )
-    _add_split(command)
-    _add_cutting(command)
+    add_split(command)
+    add_cutting(command)
+    command.add_argument(
+        "--minimum-ml", type=float, default=0.0, metavar="ML", help="smallest candidate that operating points count (default 0)"
+    )
     command.add_argument("--out", metavar="FILE", help="default: the adapters file itself")
-    _add_model(command)
+    add_model(command)
 
 
 def _add_evaluate(commands: Commands) -> None:
     command = commands.add_parser("evaluate", help="pixel, image and volume figures against masks")
     command.add_argument("--index", required=True, metavar="JSONL")
     command.add_argument("--out", required=True, metavar="DIR", help="gets metrics.json")
-    _add_split(command)
+    add_split(command)
     command.add_argument(
         "--domain", choices=("medical", "industrial"), default="medical", help="the released program's two protocols"
     )
-    _add_model(command)
+    add_model(command)
 
 
 def _add_index(commands: Commands) -> None:
@@ -184,7 +141,7 @@ def _add_index(commands: Commands) -> None:
     check = actions.add_parser("check", help="read every row and say what is wrong")
     few = actions.add_parser("few-shot", help="k normal and k abnormal cases of each class")
     few.add_argument("--shots", type=int, required=True, metavar="K")
-    _add_split(few)
+    add_split(few)
     split = actions.add_parser("split", help="train, val and test by patient")
     split.add_argument("--fractions", type=float, nargs=3, default=(0.7, 0.15, 0.15), metavar=("TRAIN", "VAL", "TEST"))
     for action in (check, few, split):

@@ -48,9 +48,8 @@ def build_text_adapter(width: int, embed_dim: int, blocks: int) -> nn.ModuleList
     return nn.ModuleList([*[Adapter(width) for _ in range(blocks)], Projection(width, embed_dim, relu=True)])
 
 
-def mix(tokens: torch.Tensor, adapter: nn.Module, share: float) -> torch.Tensor:
-    """``share`` of the adapter's output, rescaled to each token's own norm, and the rest of the token: (..., C)."""
-    adapted: torch.Tensor = adapter(tokens)
+def mix(tokens: torch.Tensor, adapted: torch.Tensor, share: float) -> torch.Tensor:
+    """``share`` of an adapter's output, rescaled to each token's own norm, and the rest of the token: (..., C)."""
     norm = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)
     adapted = adapted * norm / torch.linalg.vector_norm(adapted, dim=-1, keepdim=True)
     return share * adapted + (1.0 - share) * tokens

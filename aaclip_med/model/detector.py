@@ -77,7 +77,7 @@ class Detector(Module):
         for number, block in enumerate(self.tower.vision_blocks, start=1):
             tokens = block(tokens)
             if self.adapted and number <= self.image_blocks:
-                tokens = mix(tokens, self.image_adapter.layer_adapters[number - 1], self.config.image_mix)
+                tokens = mix(tokens, self.image_adapter.layer_adapters[number - 1](tokens), self.config.image_mix)
             if number in self.levels:
                 taps.append(tokens)
             if self.adapted and number == self.levels[-1]:
@@ -118,7 +118,7 @@ class Detector(Module):
         for number, block in enumerate(self.tower.text_blocks, start=1):
             hidden = block(hidden, attn_mask=mask)
             if self.adapted and number <= self.text_blocks:
-                hidden = mix(hidden, self.text_adapter[number - 1], self.config.text_mix)
+                hidden = mix(hidden, self.text_adapter[number - 1](hidden), self.config.text_mix)
         pooled = self.tower.pool_texts(hidden, tokens)
         return self.text_adapter[-1](pooled) if self.adapted else pooled @ self.tower.clip.text_projection  # type: ignore[no-any-return]
 

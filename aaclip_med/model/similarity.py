@@ -15,10 +15,10 @@ BLUR: dict[Domain, tuple[int, float]] = {"medical": (9, 1.5), "industrial": (7, 
 """Kernel size and sigma, in patches, of the blur at test time."""
 
 
-def compare_patches(patches: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
+def compare_patches(patches: torch.Tensor, anchors: torch.Tensor, scale: float = LOGIT_SCALE) -> torch.Tensor:
     """Logits (B, 2, h, w), normal then abnormal: 100 times the cosine of patches (B, L, E) and anchors (E, 2) or (B, E, 2)."""
-    logits = LOGIT_SCALE * torch.matmul(patches, anchors)
-    side = round(logits.shape[1] ** 0.5)
+    logits = scale * torch.matmul(patches, anchors)
+    side = int(round(logits.shape[1] ** 0.5))  # noqa: RUF046 - TorchScript's round gives a float
     return logits.transpose(1, 2).reshape(logits.shape[0], 2, side, side)
 
 

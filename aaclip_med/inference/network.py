@@ -1,0 +1,50 @@
+"""The network that goes into bundles and exports: a detector with its noun and its calibration built in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from aaclip_med.inference.predictor import Predictor, load_predictor
+from aaclip_med.model.detector import Detector
+from aaclip_med.model.heatmap import LOG_ODDS_LIMIT, HeatmapNetwork, Scale
+from aaclip_med.presets import get_preset
+from aaclip_med.scoring.calibration import Calibration
+
+STEPS = 8001
+"""Points of a scale's table, a hundredth apart; a sigmoid is off by 1e-6 between them."""
+
+
+def sample_scale(calibration: Calibration | None) -> Scale:
+    """The scale of the outputs as a table: the fraction of normal voxels below, or the model's own probability."""
+    grid = np.linspace(-LOG_ODDS_LIMIT, LOG_ODDS_LIMIT, STEPS)
+    if calibration is None:
+        return Scale(grid.tolist(), (1.0 / (1.0 + np.exp(-grid))).tolist())
+    grid = np.unique(np.concatenate([grid, calibration.knot_scores]).astype(np.float32))
+    return Scale(grid.tolist(), calibration.fraction_below(grid).tolist())
+
+
+def build_network(predictor: Predictor) -> HeatmapNetwork:
+    """What ``predictor`` computes for a picture, as one network on its device, in evaluation mode."""
+    scale = sample_scale(predictor.calibration)
+    network = HeatmapNetwork(predictor.detector, predictor.anchors, scale, predictor.domain)
+    return network.to(predictor.device).eval()
+
+
+def load_network(adapters: str | Path, preset: str | None = None, **options: Any) -> HeatmapNetwork:
+    """``build_network`` of ``load_predictor``; on the CPU unless ``device`` is named.
+
+    Raises:
+        InputError, WeightsError, CheckpointError: as ``load_predictor``.
+    """
+    return build_network(load_predictor(adapters, preset, **{"device": "cpu", **options}))
+
+
+def wrap_network(detector: Detector, preset: str) -> HeatmapNetwork:
+    """``detector`` while it trains, uncalibrated; both share their parameters."""
+    with torch.no_grad():
+        anchors = detector.encode_noun(get_preset(preset).noun_for(detector.config.fidelity.name))
+    return HeatmapNetwork(detector, anchors, sample_scale(None)).to(detector.device)
