@@ -6,7 +6,6 @@ a usual CT, and little more.
 
 from __future__ import annotations
 
-import textwrap
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +15,12 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
+from pydicom.uid import UID, RLELossless
 
 from aaclip_med.data.dicom.frames import Frame, transfer_syntax
 from aaclip_med.data.dicom.geometry import SAME_POSITION_MM, Array, Grid
-from aaclip_med.data.dicom.headers import UNREADABLE, number, numbers, quiet, read_with_pixels, sequence, value
+from aaclip_med.data.dicom.guard import GUARD, decode_here
+from aaclip_med.data.dicom.headers import number, numbers, read_with_pixels, sequence, value
 from aaclip_med.errors import InputError
 
 
@@ -198,14 +198,11 @@ def _decode(path: Path, header: Dataset) -> Array:
             f"{path}: pixels compressed as {syntax.name}, for which no decoder is installed; pip install python-gdcm, "
             "or convert the files to Explicit VR Little Endian"
         )
+    decode = GUARD.decode if syntax.is_encapsulated and syntax != RLELossless else decode_here
     try:
-        with quiet():
-            pixels = header.pixel_array
-    except MemoryError:
-        raise  # the header's size was checked before: the machine is short of memory, not the file damaged
-    except UNREADABLE as error:
-        reason = textwrap.shorten(str(error).splitlines()[0] if str(error) else type(error).__name__, 100)
-        raise InputError(f"{path}: its pixels ({syntax.name}) cannot be decoded ({reason}); copy it again") from None
+        pixels = decode(header)
+    except InputError as error:
+        raise InputError(f"{path}: its pixels ({syntax.name}) cannot be decoded ({error}); copy it again") from None
     return pixels if pixels.ndim > 2 else pixels[None]
 
 

@@ -33,7 +33,7 @@ from pydicom.uid import (
 from aaclip_med.data.dicom import list_series, read_series
 from aaclip_med.errors import InputError
 
-from .conftest import MR, SaveSeries, SaveSlice, make_pixels, make_slice, save_dataset
+from .conftest import MR, SaveSeries, SaveSlice, compress, make_pixels, make_slice, save_dataset
 
 
 def read_one(paths: list[Path]) -> np.ndarray:
@@ -142,23 +142,6 @@ def test_float_pixels_are_read_and_nan_is_refused(tmp_path: Path) -> None:
     ds.FloatPixelData = values.tobytes()
     with pytest.raises(InputError, match="NaN or infinite"):
         read_one([save_dataset(ds, tmp_path / "a")])
-
-
-def compress(path: Path, kind: gdcm.TransferSyntax) -> Path:
-    """With gdcm, in place."""
-    reader = gdcm.ImageReader()
-    reader.SetFileName(str(path))
-    assert reader.Read()
-    change = gdcm.ImageChangeTransferSyntax()
-    change.SetTransferSyntax(gdcm.TransferSyntax(kind))
-    change.SetInput(reader.GetImage())
-    assert change.Change()
-    writer = gdcm.ImageWriter()
-    writer.SetFileName(str(path))
-    writer.SetFile(reader.GetFile())
-    writer.SetImage(change.GetOutput())
-    assert writer.Write()
-    return path
 
 
 @pytest.mark.parametrize("signed", [False, True])
