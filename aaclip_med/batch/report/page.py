@@ -132,7 +132,7 @@ def _write_row(number: int, row: Row) -> str:
         "score": say_share(values["score"]) + _draw_bar(values["score"], bool(row.get("calibrated"))),
         "p": "" if values["p"] is None else f"{values['p']:.3f}",
         "candidates": f"{values['candidates'] or 0:.0f}",
-        "ml": f"{values['ml'] or 0:.3g}" if values["candidates"] else "",
+        "ml": _say_ml(values["ml"] or 0.0) if values["candidates"] else "",
         "slices": f"{values['slices'] or 0:.0f}",
     }
     cells = "".join(
@@ -140,6 +140,10 @@ def _write_row(number: int, row: Row) -> str:
         for key, text in texts.items()
     )
     return f'<tr data-number="{number}" data-status="ok">{name}{cells}</tr>\n'
+
+
+def _say_ml(volume: float) -> str:
+    return f"{volume:.1f}" if volume >= 1 else f"{volume:.2g}"
 
 
 def _draw_bar(score: float | None, calibrated: bool) -> str:

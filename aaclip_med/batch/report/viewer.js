@@ -63,9 +63,13 @@ function coverPage(moveFocus) {
   fitPicture();
 }
 
-function closeViewer() {
+function uncoverPage() {
   for (const other of [document.querySelector("header"), document.getElementById("list")]) other.inert = false;
   document.body.classList.remove("covered");
+}
+
+function closeViewer() {
+  uncoverPage();
   viewer.hidden = true;
   chosen?.button.focus();
 }
@@ -251,14 +255,14 @@ function sayThreshold() {
   drawColours();
   const code = Number(part.threshold.value);
   const heat = sayShare(heatOf(code));
-  part.from.textContent = `from ${heat}`;
+  part.from.textContent = `from ${Number(heat)}`;
   part.reset.disabled = code === preview.scale.threshold;
   const rate = 1 / (1 - heatOf(code));
   const words = rate <= 10000.5 ? `hotter than all but 1 in ${Math.round(rate).toLocaleString("en")} normal voxels` : "rarer than 1 in 10,000 normal voxels";
   part.threshold.setAttribute("aria-valuetext", preview.calibrated ? `${heat}, ${words}` : heat);
   part.legend.textContent = preview.calibrated
-    ? `Coloured: ${words}; yellow is rarest.`
-    : `Coloured: model probability from ${heat}, not calibrated; yellow is highest.`;
+    ? `Coloured: ${words}.`
+    : `Coloured: model probability from ${Number(heat)}, not calibrated.`;
   part.opaque.textContent = `${part.opacity.value} %`;
 }
 
@@ -292,6 +296,7 @@ function listCandidates(row) {
   part.found.textContent = row.candidates > preview.candidates.length
     ? `Candidates: the first ${preview.candidates.length} of ${row.candidates}`
     : `Candidates: ${row.candidates || "none"}`;
+  part.parts.hidden = !row.candidates;
   part.candidates.replaceChildren(
     ...preview.candidates.map((candidate) => {
       const [item, button] = [document.createElement("li"), document.createElement("button")];
@@ -312,7 +317,11 @@ function listCandidates(row) {
 function describeCandidate(candidate, lesion) {
   if (!lesion) return [`${candidate.id}`, `slice ${candidate.slice}`];
   const span = lesion.first_slice === lesion.last_slice ? `slice ${lesion.first_slice}` : `slices ${lesion.first_slice}–${lesion.last_slice}`;
-  return [`${candidate.id}`, `${Number(lesion.volume_ml).toPrecision(2)} mL`, `peak ${sayShare(lesion.peak)}`, span];
+  return [`${candidate.id}`, `${sayNumber(lesion.volume_ml)} mL`, sayShare(lesion.peak), span];
+}
+
+function sayNumber(value) {
+  return value >= 100 ? value.toFixed(0) : value >= 1 ? value.toFixed(1) : value.toPrecision(2);
 }
 
 function jumpTo(candidate, button) {
@@ -376,6 +385,7 @@ part.stage.addEventListener("pointermove", (event) => {
 });
 for (const end of ["pointerup", "pointercancel"]) part.stage.addEventListener(end, () => (dragged = null));
 
+narrow.addEventListener("change", () => (narrow.matches ? closeViewer() : uncoverPage()));
 new ResizeObserver(() => preview && !viewer.hidden && part.picture.dataset.drawn && drawSlice()).observe(part.stage);
 filterRows();
 if (!narrow.matches && rows.length) choose(visibleRows()[0], false);
