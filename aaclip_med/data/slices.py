@@ -23,7 +23,8 @@ from aaclip_med.presets import Preset, get_preset
 
 Array = np.ndarray[Any, Any]
 
-
+LAYOUT = 2
+"""Of a case's folder in a store; a folder of another layout is not found."""
 CROP_MARGIN = 0.05
 """Of the foreground's height and width, on each side."""
 
@@ -146,7 +147,7 @@ class Slice:
 class SliceStore:
     """Slices with masks, read back from memory-mapped files: a second epoch decodes no volume again.
 
-    A case's files lie in a folder named by the content of its image and mask, its preset and its plane, written whole or not
+    A case's files lie in a folder named by the content of its image and masks, its preset and its plane, written whole or not
     at all; so a store can be shared by runs, and a file that was moved or touched is not read again.
     """
 
@@ -173,6 +174,11 @@ class SliceStore:
         """The windowed slice, (1 or 3, H, W), float32 in [0, 1]."""
         picture = np.load(item.folder / "images.npy", mmap_mode="r")[item.number].astype(np.float32)
         return picture[None] if picture.ndim == 2 else np.moveaxis(picture, -1, 0)
+
+    def organ(self, item: Slice) -> Array | None:
+        """The slice's part of the organ that is looked at, (H, W) bool; None: all of it is."""
+        path = item.folder / "organ.npy"
+        return np.load(path, mmap_mode="r")[item.number] if path.is_file() else None
 
     def mask(self, item: Slice) -> Array:
         """The slice's lesion mask, (1, H, W), float32 of 0 and 1."""
@@ -214,6 +220,7 @@ class Digests:
 def _key(case: Case, preset: Preset, digests: Digests) -> str:
     chosen = _choose_preset(case, preset)
     settings = [
+        LAYOUT,
         digests.of(case.image_path),
         digests.of(case.mask_path) if case.mask_path else None,
         digests.of(case.organ_path) if case.organ_path else None,
@@ -233,7 +240,10 @@ def _write_case(case: Case, preset: Preset, folder: Path) -> None:
         raise InputError(f"{case.image_path} is abnormal and has no mask; training needs one (mask_path in its index row)")
     folder.mkdir(parents=True, exist_ok=True)
     labels = [[s, int(cut.masks[s].any())] for s in cut.used]
-    for name, array in (("images.npy", cut.images.astype(np.float16)), ("masks.npy", cut.masks)):
+    arrays = {"images.npy": cut.images.astype(np.float16), "masks.npy": cut.masks}
+    if cut.organ is not None:
+        arrays["organ.npy"] = cut.organ
+    for name, array in arrays.items():
         with atomic_path(folder / name) as path, path.open("wb") as file:
             np.save(file, np.ascontiguousarray(array))
     with atomic_path(folder / "slices.json") as path:

@@ -68,7 +68,7 @@ def draw_tiles(
             chosen = cut.used[rng.integers(len(cut.used))]
             picture = np.asarray(cut.images[chosen], dtype=np.float32)
             before = picture[None] if picture.ndim == 2 else np.moveaxis(picture, -1, 0)
-            after = synthesis.draw(before, rng, (1.0, 1.0))
+            after = synthesis.draw(before, rng, (1.0, 1.0), None if cut.organ is None else cut.organ[chosen])
             if after.names:
                 tiles.append(Tile(f"{case.name}, slice {chosen}", before, after))
                 break

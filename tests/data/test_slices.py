@@ -75,3 +75,9 @@ def test_an_organ_confines_the_window_and_the_slices_of_a_case(tmp_path: Path) -
     assert cut.images[inside].mean() == pytest.approx(0.5, abs=0.1)
     store = SliceStore([case], get_preset("brain-mri"), tmp_path / "cache")
     np.testing.assert_allclose(store.image(store.slices[0])[0], cut.images[1], atol=1e-3)
+    np.testing.assert_array_equal(store.organ(store.slices[0]), inside[1])
+
+
+def test_a_case_without_an_organ_is_looked_at_everywhere(picture: Path, tmp_path: Path) -> None:
+    store = SliceStore([Case(picture, 0, "Brain")], get_preset("brain-mri"), tmp_path / "cache")
+    assert store.organ(store.slices[0]) is None

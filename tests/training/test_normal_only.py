@@ -8,16 +8,22 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors import safe_open
 
 from aaclip_med.cli.main import main
+from aaclip_med.data.index import read_index
+from aaclip_med.data.slices import cut_case
 from aaclip_med.data.synthesis import Synthesis
 from aaclip_med.errors import InputError
 from aaclip_med.model.checkpoint import read_checkpoint
+from aaclip_med.model.preprocess import resize_masks
+from aaclip_med.presets import get_preset
 from aaclip_med.training.augmentation import TEXT_STAGE
 from aaclip_med.training.bundle import train
 from aaclip_med.training.dataset import EpochSampler, SliceDataset, gather_slices
+from aaclip_med.training.montage import draw_tiles
 
 ARGUMENTS = ["--preset", "brain-mri", "--backbone", "tiny", "--image-size", "40", "--text-epochs", "1", "--image-epochs", "2"]
 
@@ -136,6 +142,45 @@ def test_what_is_drawn_depends_on_seed_epoch_and_position_alone(dataset: SliceDa
 def test_the_share_says_how_many_slices_get_a_lesion(dataset: SliceDataset, share: float, expected: int) -> None:
     dataset.synthetic_share, dataset.augmentation = share, None
     assert {dataset[position]["label"] for position in range(12)} == {expected}
+
+
+@pytest.fixture
+def organ_index(study: Path, tmp_path: Path) -> Path:
+    """A head and the mask of an organ in its left half, slices 2 to 5."""
+    organ = np.zeros((28, 30, 8), np.uint8)
+    organ[4:15, 6:24, 2:6] = 1
+    nib.save(nib.Nifti1Image(organ, np.diag([2.0, 2.0, 4.0, 1.0])), tmp_path / "organ.nii.gz")
+    row = {"image_path": str(study / "head_0.nii.gz"), "label": 0, "class_name": "Brain", "organ_path": "organ.nii.gz"}
+    return write_rows(tmp_path / "organ.jsonl", [row])
+
+
+@pytest.mark.parametrize("crop", [False, True])
+def test_synthetic_lesions_of_training_lie_in_the_organ(organ_index: Path, tmp_path: Path, crop: bool) -> None:
+    slices = gather_slices(organ_index, "brain-mri", tmp_path / "cache", normal_only=True, crop=crop)
+    items = slices.train + slices.validation
+    dataset = SliceDataset(slices.store, items, 40, "reference", None, 3, Synthesis(fewest=20), 1.0)
+    assert {item.number for item in items} <= {2, 3, 4, 5}
+    lesions = 0
+    for dataset.epoch in range(12):
+        for position, item in enumerate(items):
+            organ = slices.store.organ(item)
+            assert organ is not None
+            mask = np.asarray(resize_masks(torch.from_numpy(organ[None, None].astype(np.float32)), dataset.image_size)[0])
+            drawn = np.asarray(dataset[position]["mask"])
+            lesions += int(drawn.any())
+            assert not drawn[mask == 0].any()
+    assert lesions > 12
+
+
+def test_the_montage_shows_lesions_in_the_organ(organ_index: Path) -> None:
+    tiles = draw_tiles(read_index(organ_index), get_preset("brain-mri"), 6, 0, Synthesis(fewest=20))
+    assert len(tiles) == 6
+    cut = cut_case(read_index(organ_index)[0], get_preset("brain-mri"))
+    assert cut.organ is not None
+    for tile in tiles:
+        organ = cut.organ[int(tile.name.rpartition(" ")[2])]
+        assert tile.after.mask.any()
+        assert not tile.after.mask[~organ].any()
 
 
 def test_an_epoch_draws_every_slice_once_though_the_recipe_names_a_share(dataset: SliceDataset) -> None:
