@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from aaclip_med.batch.progress import choose_progress
 from aaclip_med.batch.run import score_sources
 from aaclip_med.data.index import Case, read_index
 from aaclip_med.data.phantoms import write_phantom_set
@@ -78,7 +79,7 @@ def _run_preset(name: str, out: Path, size: DemoSize, seed: int) -> dict[str, An
     store_calibration(predictor, calibration, adapters, describe_scale(predictor.preset, None, False))
     predictor = load_predictor(adapters)
     cases = read_index(indexes.test)
-    score_sources(find_sources([case.image_path for case in cases]), predictor, out / "scores", track=_track)
+    score_sources(find_sources([case.image_path for case in cases]), predictor, out / "scores", progress=choose_progress("auto"))
     evaluation = evaluate_cases(cases, predictor, _track)
     metrics = evaluation.to_json() | evaluate_intensity(cases, predictor)
     draw_overview(

@@ -7,24 +7,23 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
-from aaclip_med.data.sources import Source
-from aaclip_med.data.writing import prepare_output_folder, write_json
+from aaclip_med.batch.records import Record
+from aaclip_med.data.sources import RUN_MARK, Source
+from aaclip_med.data.writing import is_temporary, prepare_output_folder, write_json
 from aaclip_med.errors import InputError
-
-Record = dict[str, Any]
 
 
 class Ledger:
-    """One JSON file a finished case in ``OUT/.run/cases``, and the settings they were made with in ``OUT/.run/settings.json``.
+    """One JSON file a case in ``OUT/.run/cases``, and the settings they were made with in ``OUT/.run/settings.json``.
 
-    A record is written after the case's heatmap, whole or not at all; so a run killed anywhere repeats no more than the case
-    it was in. A case counts as done while its files, the organ's among them, have the same size and date and its heatmap is
-    there.
+    A record is written after the case's files, whole or not at all; so a run killed anywhere repeats no more than the cases
+    it was in. A case counts as done while its own files, the organ's among them, have the same size and date and what was
+    written of it is there. Several processes may share a ledger, each for cases of its own.
     """
 
     def __init__(self, out: Path, settings: Record, overwrite: bool = False) -> None:
@@ -36,60 +35,87 @@ class Ledger:
         """
         self.out = out
         self.folder = out / ".run"
-        if overwrite and self.folder.is_dir():
-            shutil.rmtree(self.folder / "cases", ignore_errors=True)
-            (self.folder / "settings.json").unlink(missing_ok=True)
+        if overwrite:
+            forget(out)
         prepare_output_folder(self.folder / "cases")
-        self._settle(json.loads(json.dumps(settings, default=str)))
-        for remains in (*out.glob(".*.csv"), *(out / "heatmaps").glob(".*.nii.gz"), *self.folder.rglob(".*.json")):
-            remains.unlink(missing_ok=True)  # temporary files of a run that was killed
+        self.begun = self._settle(json.loads(json.dumps(settings, default=str)))
 
-    def _settle(self, settings: Record) -> None:
-        path = self.folder / "settings.json"
+    def _settle(self, settings: Record) -> datetime:
+        """When the run began: at first now, later what was written down then."""
+        path = self.out / RUN_MARK
         if path.is_file():
             stored = json.loads(path.read_text(encoding="utf-8"))
+            begun = datetime.fromisoformat(stored.pop("begun"))
             changed = sorted(key for key in stored.keys() | settings.keys() if stored.get(key) != settings.get(key))
             if changed:
                 raise InputError(
                     f"{self.out} holds a run with other settings ({', '.join(changed)}); choose another --out, or start it "
                     "again with --overwrite"
                 )
-        else:
-            write_json(path, settings)
+            return begun
+        begun = datetime.now(timezone.utc).replace(microsecond=0)
+        write_json(path, settings | {"begun": begun.isoformat()})
+        return begun
+
+    def sweep(self) -> None:
+        """Remove temporary files of a run that was killed. Only while no other process writes into the folder."""
+        for remains in self.out.rglob(".*"):
+            if is_temporary(remains):
+                remains.unlink(missing_ok=True)
 
     def find(self, source: Source, organ: Path | None) -> Record | None:
         """What was kept of a case that is done; None where it is to be scored, and then nothing of an older one is left."""
-        path, heatmap = self._path(source), self.out / "heatmaps" / f"{source.name}_heatmap.nii.gz"
-        if path.is_file() and heatmap.is_file():
-            record: Record = json.loads(path.read_text(encoding="utf-8"))
-            if record["input"] == _stamp(source, organ):
-                return record
-        path.unlink(missing_ok=True)
-        heatmap.unlink(missing_ok=True)
+        record = self.read(source.name)
+        if record is None:
+            return None
+        files = [self.out / name for name in record["files"]]
+        done = record["volume"]["status"] == "ok" and all(file.is_file() for file in files)
+        if done and record["input"] == _stamp(source, organ):
+            return record
+        for file in (self._path(source.name), *files):
+            file.unlink(missing_ok=True)
         return None
 
-    def keep(self, source: Source, organ: Path | None, record: Record) -> None:
-        """Remember a case that is done.
+    def read(self, name: str) -> Record | None:
+        """What was kept of case ``name``, done or failed."""
+        path = self._path(name)
+        if not path.is_file():
+            return None
+        record: Record = json.loads(path.read_text(encoding="utf-8"))
+        return record
+
+    def keep(self, source: Source, organ: Path | None, record: Record, files: list[Path]) -> None:
+        """Remember a case that is done or failed, with the files that were written of it.
 
         Raises:
             OutputError: the record cannot be written.
         """
-        write_json(self._path(source), {"input": _stamp(source, organ), **record})
+        path = self._path(source.name)
+        path.parent.mkdir(exist_ok=True)
+        names = [file.relative_to(self.out).as_posix() for file in files]
+        write_json(path, {"input": _stamp(source, organ), "files": names, **record})
 
-    def _path(self, source: Source) -> Path:
-        return self.folder / "cases" / f"{hashlib.sha256(source.name.encode()).hexdigest()[:24]}.json"
+    def _path(self, name: str) -> Path:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:24]
+        return self.folder / "cases" / digest[:2] / f"{digest}.json"
+
+
+def forget(out: Path) -> None:
+    """Begin anew: no case in ``out`` counts as done any more."""
+    shutil.rmtree(out / ".run" / "cases", ignore_errors=True)
+    (out / RUN_MARK).unlink(missing_ok=True)
 
 
 @contextmanager
-def lock_folder(out: Path) -> Iterator[None]:
-    """Keep a second run out of ``out``; the system lets go of the lock when the process ends, however it ends.
+def lock_folder(out: Path, name: str = ".lock", wait: bool = False) -> Iterator[None]:
+    """Keep a second run out of ``out``, or ``wait`` for it; the system lets go of a lock when its process ends, in any way.
 
     Raises:
         InputError: another run is at work there.
     """
-    lock = FileLock(out / ".lock")
+    lock = FileLock(out / name)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
         raise InputError(f"{out}: another run is writing there; wait for it, or choose another --out") from None
     try:
@@ -99,7 +125,9 @@ def lock_folder(out: Path) -> Iterator[None]:
 
 
 def _stamp(source: Source, organ: Path | None) -> str:
-    """Which files a case was made of, by path, size and date."""
-    states = [(str(file.resolve()), file.stat()) for file in (*source.files, *((organ,) if organ else ()))]
-    text = json.dumps([(name, state.st_size, state.st_mtime_ns) for name, state in states])
-    return hashlib.sha256(text.encode()).hexdigest()
+    """Which files a case was made of, by path, size and date. A file that is gone counts as one of size -1."""
+    states = []
+    for file in (*source.files, *((organ,) if organ else ())):
+        state = file.stat() if file.exists() else None
+        states.append((str(file.resolve()), *((state.st_size, state.st_mtime_ns) if state else (-1, 0))))
+    return hashlib.sha256(json.dumps(states).encode()).hexdigest()

@@ -1,141 +1,231 @@
-"""Scoring of many files: heatmaps, tables and the run's own account."""
+"""Scoring of many cases: the one way from found sources to files, tables and the run's own account."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aaclip_med.batch.ledger import Ledger, Record, lock_folder
-from aaclip_med.data.slices import read_organ
+from aaclip_med.batch.account import Account
+from aaclip_med.batch.ledger import Ledger, lock_folder
+from aaclip_med.batch.outputs import CaseWriter, Outputs
+from aaclip_med.batch.pipeline import Pipeline
+from aaclip_med.batch.progress import Progress, Quiet
+from aaclip_med.batch.reader import Limits
+from aaclip_med.batch.records import INPUTS, LESIONS, SLICES, VOLUMES, Record, Row
+from aaclip_med.batch.report.page import write_report
+from aaclip_med.batch.tables import write_table
 from aaclip_med.data.sources import Found, Source
-from aaclip_med.data.volumes import Volume
-from aaclip_med.data.writing import prepare_output_folder, write_csv, write_heatmap, write_json
-from aaclip_med.errors import AaclipError, OutputError
-from aaclip_med.inference.case import ScoredCase, choose_threshold, score_case
+from aaclip_med.data.writing import prepare_output_folder, write_json
 from aaclip_med.inference.cutting import Cutting, check_calibrated_alike
+from aaclip_med.inference.operating import Aim, OperatingPoint, choose_operating_point
 from aaclip_med.inference.predictor import Predictor
 from aaclip_med.inference.provenance import describe_run
-from aaclip_med.scoring.candidates import Candidate
 
-VOLUME_COLUMNS = (
-    "case", "score", "p_value", "candidates", "candidates_ml", "peak_slice", "slices", "spacing_mm", "orientation",
-    "preset", "calibrated", "demonstration", "seconds", "status", "error",
-)  # fmt: skip
-SLICE_COLUMNS = ("case", "slice", "score", "detection_score", "calibrated", "demonstration")
-LESION_COLUMNS = (
-    "case", "lesion", "x_ras_mm", "y_ras_mm", "z_ras_mm", "i", "j", "k", "volume_ml", "peak", "mean", "first_slice",
-    "last_slice", "voxels", "calibrated", "demonstration",
-)  # fmt: skip
 
-Track = Callable[[Sequence[Any]], Iterable[Any]]
+@dataclass(frozen=True)
+class Shard:
+    """This process' part of the cases: every ``count``-th, from ``number``."""
+
+    number: int = 0
+    count: int = 1
+
+    def take(self, sources: Sequence[Source]) -> list[Source]:
+        """The part."""
+        return list(sources[self.number :: self.count])
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is done with every case.
+
+    aim: where a candidate begins; None: the default of calibrated or uncalibrated scores. minimum_ml: the smallest
+    candidate. readers, writers: threads that read ahead and write behind; 0: by the number of cores. settings: options that
+    run.json repeats.
+    """
+
+    cutting: Cutting = field(default_factory=Cutting)
+    aim: Aim | None = None
+    minimum_ml: float = 0.0
+    outputs: Outputs = field(default_factory=Outputs)
+    limits: Limits = field(default_factory=Limits)
+    readers: int = 0
+    writers: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
-class FolderResult:
-    """The tables' rows, and how many cases failed."""
+class Tally:
+    """How many cases are done and failed, and how many candidates they have."""
 
-    volumes: list[dict[str, Any]] = field(default_factory=list)
-    slices: list[dict[str, Any]] = field(default_factory=list)
-    lesions: list[dict[str, Any]] = field(default_factory=list)
+    done: int = 0
+    failed: int = 0
+    candidates: int = 0
 
-    @property
-    def failed(self) -> int:
-        """Cases without a heatmap."""
-        return sum(row["status"] != "ok" for row in self.volumes)
+    def add(self, row: Row) -> None:
+        """Count one case."""
+        if row["status"] == "ok":
+            self.done += 1
+            self.candidates += row["candidates"]
+        else:
+            self.failed += 1
+
+
+class Batch:
+    """A run in the folder ``out``: its ledger, its outputs, and a predictor. Several processes may each hold one."""
+
+    def __init__(self, predictor: Predictor, out: str | Path, task: Task, overwrite: bool = False) -> None:
+        """Take up the run in ``out``, or begin one.
+
+        Raises:
+            InputError: ``out`` holds a run with other settings, or the calibration was made on other cuts or knows no such
+                operating point.
+            OutputError: the folder cannot be written to.
+        """
+        check_calibrated_alike(predictor, task.cutting.plane, task.cutting.masks is not None)
+        self.predictor = predictor
+        self.out = prepare_output_folder(out)
+        self.task = task
+        self.point = choose_operating_point(predictor, task.aim, task.minimum_ml)
+        self.ledger = Ledger(self.out, _describe_settings(predictor, task, self.point), overwrite)
+        checkpoint = predictor.checkpoint
+        self.account = Account(
+            threshold=self.point.threshold,
+            meaning=self.point.meaning,
+            calibrated=predictor.calibration is not None,
+            demonstration=predictor.is_demo,
+            preset=predictor.preset.name,
+            version=describe_run(predictor)["aaclip_med"],
+            model=(checkpoint.digest if checkpoint else predictor.detector.tower_hash)[:12],
+            made=self.ledger.begun,
+        )
+        self.writer = CaseWriter(self.out, task.outputs, self.account, predictor.preset)
+        cores = os.cpu_count() or 1
+        self.pipeline = Pipeline(
+            predictor,
+            self.ledger,
+            self.writer,
+            task.cutting,
+            task.minimum_ml,
+            task.limits,
+            task.readers or max(1, min(8, cores // 4)),
+            task.writers or max(1, min(8, cores // 4)),
+            self._marks(),
+        )
+
+    def _marks(self) -> Row:
+        return {
+            "threshold": self.account.threshold,
+            "operating_point": self.account.meaning,
+            "preset": self.account.preset,
+            "model": self.account.model,
+            "calibrated": self.account.calibrated,
+            "demonstration": self.account.demonstration,
+        }
+
+    def score(self, sources: Sequence[Source], progress: Progress) -> Tally:
+        """Score what is not done yet. A case that cannot be scored is recorded as failed and does not stop the rest."""
+        tally = Tally()
+        for row, kept in self.pipeline.score(sources):
+            tally.add(row)
+            progress.advance(row, kept)
+        return tally
+
+    def finish(self, found: Found) -> None:
+        """Write the tables, the page and ``run.json`` of what is recorded, in the order of ``found``; one process at a time."""
+        with lock_folder(self.out, ".lock-tables", wait=True):
+            inputs = {source.name: str(source.path) for source in found.sources}
+            write_table(self.out, "volumes", VOLUMES, (record["volume"] for record in self._records(found)))
+            write_table(self.out, "slices", SLICES, (row for record in self._records(found) for row in record["slices"]))
+            write_table(self.out, "lesions", LESIONS, (row for record in self._records(found) for row in record["lesions"]))
+            write_table(
+                self.out, "inputs", INPUTS,
+                ({"case": name, "input": inputs[name]} | record.get("times", {}) for record in self._records(found)
+                 if (name := record["volume"]["case"])),
+            )  # fmt: skip
+            tally = Tally()
+            for record in self._records(found):
+                tally.add(record["volume"])
+            account = self._account(found, tally)
+            if self.writer.tree is not None:
+                self.writer.tree.finish(self._records(found))
+            if self.task.outputs.report:
+                self._write_report(found, account)
+            write_json(self.out / "run.json", account)
+
+    def _records(self, found: Found) -> Iterator[Record]:
+        """What is recorded, in the order of the sources; one case at a time is in memory."""
+        for source in found.sources:
+            record = self.ledger.read(source.name)
+            if record is not None:
+                yield record
+
+    def _account(self, found: Found, tally: Tally) -> dict[str, Any]:
+        return describe_run(self.predictor) | {
+            "begun": self.account.made.isoformat(),
+            "threshold": self.point.threshold,
+            "operating_point": self.point.meaning,
+            "minimum_ml": self.task.minimum_ml,
+            "options": self.task.settings,
+            "cases": len(found.sources),
+            "scored": tally.done,
+            "failed": tally.failed,
+            "missing": len(found.sources) - tally.done - tally.failed,
+            "passed_over": [{"path": str(item.path), "reason": item.reason} for item in found.passed_over],
+            "stages_s": self.pipeline.stages.to_json(),
+        }
+
+    def _write_report(self, found: Found, account: dict[str, Any]) -> None:
+        def preview(name: str) -> bytes | None:
+            path = self.writer.preview_path(name)
+            return path.read_bytes() if path.is_file() else None
+
+        rows = [record["volume"] for record in self._records(found)]
+        lesions = [row for record in self._records(found) for row in record["lesions"]]
+        write_report(self.out / "report.html", account | {"date": account["begun"][:10]}, rows, lesions, preview)
 
 
 def score_sources(
     found: Found,
     predictor: Predictor,
     out: str | Path,
-    cutting: Cutting | None = None,
-    threshold: float | None = None,
-    minimum_ml: float = 0.0,
-    settings: dict[str, Any] | None = None,
-    track: Track = iter,
+    task: Task | None = None,
+    progress: Progress | None = None,
     overwrite: bool = False,
-) -> FolderResult:
-    """Score what ``data.sources.find_sources`` found.
+    shard: Shard | None = None,
+) -> Tally:
+    """Score what ``data.sources.find_sources`` found, or this process' ``shard`` of it.
 
-    ``out`` gets ``heatmaps/``, ``volumes.csv``, ``slices.csv``, ``lesions.csv``, ``run.json``. A case that cannot be scored
-    gets a row with its error and does not stop the rest. A run that was cut off is finished by the same call; with other
-    settings the folder is refused unless ``overwrite`` starts it again.
+    ``out`` gets the files of each case, ``volumes``, ``slices``, ``lesions`` and ``inputs`` as CSV and Parquet, ``report.html``
+    and ``run.json``. A case that cannot be scored gets a row with its error and does not stop the rest. A run that was cut off
+    is finished by the same call; with other settings the folder is refused unless ``overwrite`` starts it again. Shards know
+    nothing of each other: each one that ends writes the tables of all that is recorded, so the last one's are complete.
+
+    Returns:
+        The count of this shard's cases.
 
     Raises:
         InputError: ``out`` holds another run or one is at work there, or the calibration was made on other cuts.
         OutputError: the folder cannot be written to.
+        MemoryError: the GPU holds not even one slice.
     """
-    cutting = cutting or Cutting()
-    check_calibrated_alike(predictor, cutting.plane, cutting.masks is not None)
+    task, progress, shard = task or Task(), progress or Quiet(), shard or Shard()
     out = prepare_output_folder(out)
-    prepare_output_folder(out / "heatmaps")
-    threshold = choose_threshold(predictor, threshold)
-    started = time.time()
-    result = FolderResult()
-    with lock_folder(out):
-        ledger = Ledger(out, _describe_settings(predictor, cutting, threshold, minimum_ml), overwrite)
-        for source in track(found.sources):
-            record = _take_up(source, predictor, out, cutting, threshold, minimum_ml, ledger)
-            result.volumes.append(record["volume"])
-            result.slices += record["slices"]
-            result.lesions += record["lesions"]
-        write_csv(out / "volumes.csv", VOLUME_COLUMNS, result.volumes)
-        write_csv(out / "slices.csv", SLICE_COLUMNS, result.slices)
-        write_csv(out / "lesions.csv", LESION_COLUMNS, result.lesions)
-        account = {
-            "cases": [row | {"input": str(source.path)} for row, source in zip(result.volumes, found.sources, strict=True)],
-            "passed_over": [{"path": str(item.path), "reason": item.reason} for item in found.passed_over],
-            "failed": result.failed,
-            "seconds": round(time.time() - started, 2),
-        }
-        chosen = {"threshold": threshold, "minimum_ml": minimum_ml, "options": settings or {}}
-        write_json(out / "run.json", describe_run(predictor) | chosen | account)
-    return result
+    alone = shard.count == 1
+    with lock_folder(out, ".lock" if alone else f".lock-{shard.number}-of-{shard.count}"):
+        batch = Batch(predictor, out, task, overwrite)
+        if alone:
+            batch.ledger.sweep()
+        sources = shard.take(found.sources)
+        with progress.of(len(sources)):
+            tally = batch.score(sources, progress)
+        batch.finish(found)
+    return tally
 
 
-def _take_up(
-    source: Source,
-    predictor: Predictor,
-    out: Path,
-    cutting: Cutting,
-    threshold: float,
-    minimum_ml: float,
-    ledger: Ledger,
-) -> Record:
-    """The rows of one case, scored now or by an earlier run; where it cannot be scored, one row with the reason."""
-    clock = time.perf_counter()
-    marks = {"calibrated": predictor.calibration is not None, "demonstration": predictor.is_demo}
-    row: dict[str, Any] = {"case": source.name, "preset": predictor.preset.name, **marks}
-    try:
-        organ_path = cutting.find_organ(source.name)
-        kept = ledger.find(source, organ_path)
-        if kept is not None:
-            return kept
-        volume = source.read()
-        organ = read_organ(organ_path, volume) if organ_path else None
-        case = score_case(volume, predictor, cutting, organ, threshold, minimum_ml)
-        write_heatmap(out / "heatmaps" / f"{source.name}_heatmap.nii.gz", case.heatmap, volume, f"aaclip-med {predictor.note}")
-    except OutputError:
-        raise
-    except (AaclipError, MemoryError) as error:
-        return {"volume": row | {"status": "failed", "error": str(error) or "out of memory"}, "slices": [], "lesions": []}
-    seconds = round(time.perf_counter() - clock, 3)
-    record = {
-        "volume": row | _describe(volume, case) | {"seconds": seconds, "status": "ok"},
-        "slices": [
-            {"case": source.name, "slice": number, "score": float(score), "detection_score": float(detection), **marks}
-            for number, score, detection in zip(case.slices, case.slice_scores, case.detection, strict=True)
-        ],
-        "lesions": [_list_candidate(source.name, candidate) | marks for candidate in case.candidates],
-    }
-    ledger.keep(source, organ_path, record)
-    return record
-
-
-def _describe_settings(predictor: Predictor, cutting: Cutting, threshold: float, minimum_ml: float) -> Record:
+def _describe_settings(predictor: Predictor, task: Task, point: OperatingPoint) -> Record:
     """What may not change while a folder is scored."""
     return {
         "adapters": predictor.checkpoint.digest if predictor.checkpoint else None,
@@ -143,41 +233,9 @@ def _describe_settings(predictor: Predictor, cutting: Cutting, threshold: float,
         "detector": predictor.detector.config.to_json(),
         "preset": asdict(predictor.preset),
         "precision": str(predictor.dtype),
-        "cutting": asdict(cutting),
-        "threshold": threshold,
-        "minimum_ml": minimum_ml,
-    }
-
-
-def _describe(volume: Volume, case: ScoredCase) -> dict[str, Any]:
-    return {
-        "score": case.score,
-        "p_value": case.p_value,
-        "candidates": len(case.candidates),
-        "candidates_ml": float(sum(candidate.volume_ml for candidate in case.candidates)),
-        "peak_slice": case.peak_slice,
-        "slices": len(case.slices),
-        "spacing_mm": "x".join(f"{step:.3g}" for step in volume.spacing),
-        "orientation": volume.orientation,
-    }
-
-
-def _list_candidate(name: str, candidate: Candidate) -> dict[str, Any]:
-    x, y, z = candidate.centroid_ras
-    i, j, k = candidate.centroid_voxel
-    return {
-        "case": name,
-        "lesion": candidate.id,
-        "x_ras_mm": x,
-        "y_ras_mm": y,
-        "z_ras_mm": z,
-        "i": i,
-        "j": j,
-        "k": k,
-        "volume_ml": candidate.volume_ml,
-        "peak": candidate.peak,
-        "mean": candidate.mean,
-        "first_slice": candidate.first_slice,
-        "last_slice": candidate.last_slice,
-        "voxels": candidate.voxels,
+        "cutting": asdict(task.cutting),
+        "threshold": point.threshold,
+        "operating_point": point.meaning,
+        "minimum_ml": task.minimum_ml,
+        "outputs": task.outputs.describe(),
     }

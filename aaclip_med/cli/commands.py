@@ -15,39 +15,9 @@ from aaclip_med.cli.benchmarking import run_index_import
 from aaclip_med.cli.main import NONE_DONE, SOME_FAILED
 from aaclip_med.data.index import Case, build_index, read_index, write_index
 from aaclip_med.data.sampling import few_shot, split_by_patient
-from aaclip_med.data.sources import find_sources
 from aaclip_med.data.writing import prepare_output_folder, write_json
 from aaclip_med.errors import InputError
 from aaclip_med.presets import Window
-
-
-def run_score(options: argparse.Namespace) -> int:
-    """Heatmaps and tables."""
-    from aaclip_med.batch.run import score_sources
-
-    cutting = _cutting(options)
-    found = find_sources(options.inputs, cutting.volume, cutting.spacing_mm)
-    prepare_output_folder(options.out)
-    predictor = _load(options)
-    result = score_sources(
-        found,
-        predictor,
-        options.out,
-        cutting,
-        options.threshold,
-        options.minimum_ml,
-        _list_options(options),
-        _track,
-        options.overwrite,
-    )
-    for row in result.volumes:
-        if row["status"] != "ok":
-            print(f"aaclip-med: failed: {row['error']}", file=sys.stderr)
-    done = len(result.volumes) - result.failed
-    print(
-        f"{done} of {len(result.volumes)} cases scored, {len(result.lesions)} candidates; {predictor.note}; see {options.out}"
-    )
-    return _judge(result.failed, done)
 
 
 def run_train(options: argparse.Namespace) -> int:
@@ -79,7 +49,7 @@ def run_montage(options: argparse.Namespace) -> int:
     cases = read_index(options.index)
     prepare_output_folder(Path(options.out).absolute().parent)
     preset = get_preset(options.preset)
-    tiles = draw_tiles(cases, preset, options.count, options.seed, track=_track)
+    tiles = draw_tiles(cases, preset, options.count, options.seed, track=track)
     draw_montage(options.out, tiles, f"{preset.title}: normal slices, and the same with synthetic lesions")
     print(options.out)
     return 0
@@ -95,9 +65,9 @@ def run_calibrate(options: argparse.Namespace) -> int:
     if path is None:
         raise InputError(f"adapters '{options.adapters}' cannot be written to; say where with --out FILE")
     prepare_output_folder(Path(path).absolute().parent)
-    predictor = _load(options)
-    cutting = _cutting(options)
-    calibration = calibrate(cases, predictor, _track, cutting)
+    predictor = load(options)
+    cutting = make_cutting(options)
+    calibration = calibrate(cases, predictor, track, cutting, options.minimum_ml)
     store_calibration(predictor, calibration, path, agree_scale(cases, predictor, cutting))
     print(f"calibrated on {calibration.n_volumes} normal volumes, {calibration.n_voxels:,} voxels: {path}")
     if calibration.caveat:
@@ -112,14 +82,14 @@ def run_evaluate(options: argparse.Namespace) -> int:
 
     cases = _read_split(options)
     out = prepare_output_folder(options.out)
-    predictor = _load(options)
-    evaluation = evaluate_cases(cases, predictor, _track)
+    predictor = load(options)
+    evaluation = evaluate_cases(cases, predictor, track)
     write_json(out / "metrics.json", evaluation.to_json() | {"run": describe_run(predictor)})
     for name, figure in evaluation.figures.items():
         print(f"{name:13} {f'undefined: {figure.reason}' if math.isnan(figure.value) else f'{figure.value:.4f}'}")
     for failure in evaluation.failures:
         print(f"aaclip-med: failed: {failure['error']}", file=sys.stderr)
-    return _judge(len(evaluation.failures), len(cases) - len(evaluation.failures))
+    return judge(len(evaluation.failures), len(cases) - len(evaluation.failures))
 
 
 def run_index(options: argparse.Namespace) -> int:
@@ -161,7 +131,7 @@ def run_demo(options: argparse.Namespace) -> int:
     return 0
 
 
-def _cutting(options: argparse.Namespace) -> Any:
+def make_cutting(options: argparse.Namespace) -> Any:
     from aaclip_med.inference.cutting import Cutting
 
     mask = Path(options.mask) if options.mask else None
@@ -183,7 +153,7 @@ def _window(options: argparse.Namespace) -> Window | None:
     return None
 
 
-def _judge(failed: int, done: int) -> int:
+def judge(failed: int, done: int) -> int:
     """The exit code of a run over cases."""
     if not failed:
         return 0
@@ -199,30 +169,28 @@ def _read_split(options: argparse.Namespace) -> list[Case]:
     return cases
 
 
-def _load(options: argparse.Namespace) -> Any:
+def load(options: argparse.Namespace) -> Any:
     from aaclip_med.inference.predictor import load_predictor
 
-    return load_predictor(
-        options.adapters,
-        options.preset,
-        options.backbone,
-        options.weights,
-        options.image_size,
-        options.fidelity,
-        options.device,
-        options.precision,
-        options.batch_size,
-        getattr(options, "domain", "medical"),
-        _window(options),
-        getattr(options, "crop", None),
-    )
+    return load_predictor(**load_options(options))
 
 
-def _track(cases: Sequence[Any]) -> Any:
+def load_options(options: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of ``load_predictor``."""
+    names = ("adapters", "preset", "backbone", "weights", "image_size", "fidelity", "device", "precision", "batch_size")
+    chosen = {name: getattr(options, name) for name in names}
+    return chosen | {
+        "domain": getattr(options, "domain", "medical"),
+        "window": _window(options),
+        "crop": getattr(options, "crop", None),
+    }
+
+
+def track(cases: Sequence[Any]) -> Any:
     return tqdm(cases, unit="case", file=sys.stderr)
 
 
-def _list_options(options: argparse.Namespace) -> dict[str, Any]:
+def list_options(options: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in vars(options).items() if name not in ("command", "inputs", "out")}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,10 +15,13 @@ from aaclip_med.errors import InputError
 
 Spacing = tuple[float, float, float]
 
+RUN_MARK = ".run/settings.json"
+"""In the output folder of a run over many cases."""
+
 
 @dataclass(frozen=True)
 class Source:
-    """One volume to score: its case name, where it lies, its files, and how it is read.
+    """One volume to score: its case name, where it lies, its files, and how it is read. Can be pickled.
 
     ``read`` raises InputError where the volume cannot be used. series: the DICOM series it is of, with this volume's frames
     alone as its ``parts``; None for other files.
@@ -70,8 +74,11 @@ def find_sources(paths: Sequence[str | Path], number: int | None = None, spacing
     if images:
         scans, others = find_scans(images)
         passed_over += [PassedOver(path, "a mask or a heatmap") for path in others]
+        results = {path for path in scans if _is_result(path, images)}
+        passed_over += [PassedOver(path, "a result of an earlier run") for path in scans if path in results]
+        scans = [path for path in scans if path not in results]
         sources += [
-            Source(name, path, _files_of(path), _read_file(path, number))
+            Source(name, path, _files_of(path), partial(read_volume, path, number=number))
             for name, path in zip(unique_names(scans), scans, strict=True)
         ]
     for series in list_series(dicom) if dicom else []:
@@ -81,7 +88,7 @@ def find_sources(paths: Sequence[str | Path], number: int | None = None, spacing
         for n in range(max(1, series.volumes)):
             name = series.name if series.volumes <= 1 else f"{series.name}_{n + 1}"
             part = replace(series, parts=series.parts[n : n + 1])  # only the one is decoded: a series may hold hundreds
-            sources.append(Source(name, series.files[0].parent, series.files, _read_part(part, spacing_mm), part))
+            sources.append(Source(name, series.files[0].parent, series.files, partial(_read_part, part, spacing_mm), part))
     if not sources:
         raise InputError(f"{passed_over[0].path}: no scan among the inputs ({passed_over[0].reason})")
     return Found(sources, passed_over)
@@ -105,15 +112,21 @@ def _holds(folder: Path, is_one: Callable[[Path], bool]) -> bool:
     return any(is_one(file) for file in folder.rglob("*") if not file.name.startswith(".") and file.is_file())
 
 
+def _is_result(path: Path, named: Sequence[Path]) -> bool:
+    """Whether a file found in a folder lies in the output of a run; a folder or file that is named itself is taken as it is."""
+    for folder in path.parents:
+        if path in named or folder in named:
+            return False
+        if (folder / RUN_MARK).is_file():
+            return True
+    return False
+
+
 def _files_of(path: Path) -> tuple[Path, ...]:
     """The file, and the header of an ``.img``."""
     header = path.with_suffix(".hdr")
     return (path, header) if path.suffix.lower() == ".img" and header.is_file() else (path,)
 
 
-def _read_file(path: Path, number: int | None) -> Callable[[], Volume]:
-    return lambda: read_volume(path, number=number)
-
-
-def _read_part(part: Series, spacing_mm: Spacing | None) -> Callable[[], Volume]:
-    return lambda: read_series(part, spacing_mm)[0]
+def _read_part(part: Series, spacing_mm: Spacing | None) -> Volume:
+    return read_series(part, spacing_mm)[0]

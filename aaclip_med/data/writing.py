@@ -7,23 +7,28 @@ import errno
 import json
 import math
 import os
+import re
 import secrets
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+import SimpleITK as sitk  # noqa: N813
 
-from aaclip_med.data.volumes import Volume
-from aaclip_med.errors import OutputError
+from aaclip_med.data.volumes import ITK_ENDINGS, LPS_TO_RAS, Volume
+from aaclip_med.errors import InputError, OutputError
 
 _GEOMETRY_FIELDS = (
     *("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
 )
+_TEMPORARY = re.compile(r"\.[0-9a-f]{8}\..")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -46,6 +51,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise _output_error(path, error) from error
     finally:
         _remove(temporary)
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file is one that ``atomic_path`` made, left behind by a process that was killed."""
+    return _TEMPORARY.match(path.name) is not None
 
 
 def write_file(path: str | Path, writer: Callable[[Path], object]) -> None:
@@ -95,6 +105,37 @@ def write_nifti(path: str | Path, array: np.ndarray[Any, Any], like: Volume, not
     write_file(path, image.to_filename)
 
 
+def write_image(path: str | Path, array: np.ndarray[Any, Any], like: Volume, note: str = "") -> None:
+    """Write ``array`` (I, J, K) in the grid of ``like``, in the format of the ending: ``.nii.gz``, ``.nrrd`` or ``.mha``.
+
+    NRRD and MetaImage are in LPS mm, compressed, and hold no oblique-sheared grids.
+
+    Raises:
+        InputError: the grid of ``like`` is sheared and the format cannot say so.
+        OutputError: the file cannot be written.
+    """
+    if Path(path).suffix not in ITK_ENDINGS:
+        write_nifti(path, array, like, note)
+        return
+    directions = like.affine[:3, :3] / np.linalg.norm(like.affine[:3, :3], axis=0)
+    if not np.allclose(directions.T @ directions, np.eye(3), atol=1e-4):
+        raise InputError(f"{like.path}: its grid is sheared, which {Path(path).suffix} cannot hold; choose nii.gz")
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
+    image.SetSpacing(like.spacing)
+    image.SetOrigin((LPS_TO_RAS @ like.affine)[:3, 3].tolist())
+    image.SetDirection((LPS_TO_RAS[:3, :3] @ directions).ravel().tolist())
+    if note:
+        image.SetMetaData("note", note)
+    write_file(path, partial(_write_itk, image))
+
+
+def _write_itk(image: sitk.Image, path: Path) -> None:
+    try:
+        sitk.WriteImage(image, str(path), useCompression=True)
+    except RuntimeError as error:  # SimpleITK's only error, and its text names no cause
+        raise OSError(errno.EIO, textwrap.shorten(str(error).splitlines()[-1], 100)) from None
+
+
 def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
     """Write a table as UTF-8 CSV: one header line, then a line a row with its value of each column.
 
@@ -103,9 +144,10 @@ def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[s
     Raises:
         OutputError: the file cannot be written.
     """
-    table = [[_csv_cell(row.get(column)) for column in columns] for row in rows]
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
-        csv.writer(stream, lineterminator="\n").writerows([list(columns), *table])
+        table = csv.writer(stream, lineterminator="\n")
+        table.writerow(columns)
+        table.writerows([_csv_cell(row.get(column)) for column in columns] for row in rows)
 
 
 def write_json(path: str | Path, content: object) -> None:

@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from aaclip_med.data.index import Case
 from aaclip_med.data.slices import cut_volume, read_organ
 from aaclip_med.data.sources import read_source
+from aaclip_med.data.volumes import Volume
 from aaclip_med.data.writing import atomic_path
 from aaclip_med.errors import InputError
 from aaclip_med.inference.cutting import Cutting, describe_scale
-from aaclip_med.inference.predictor import ALL_PLANES, Predictor
+from aaclip_med.inference.predictor import ALL_PLANES, Prediction, Predictor
 from aaclip_med.inference.stream import LOG_ODDS_LIMIT
 from aaclip_med.scoring.calibration import Calibration, CalibrationBuilder
+from aaclip_med.scoring.operating import OperatingBuilder
+
+Array = np.ndarray[Any, Any]
 
 Track = Callable[[Sequence[Case]], Iterable[Case]]
 
 
-def calibrate(cases: Sequence[Case], predictor: Predictor, track: Track = iter, cutting: Cutting | None = None) -> Calibration:
-    """The distribution of the scores of normal cases: foreground voxels (above 0 under the window) and volumes.
+def calibrate(
+    cases: Sequence[Case],
+    predictor: Predictor,
+    track: Track = iter,
+    cutting: Cutting | None = None,
+    minimum_ml: float = 0.0,
+) -> Calibration:
+    """The distribution of the scores of normal cases: foreground voxels (above 0 under the window) and volumes; and how many
+    candidates of at least ``minimum_ml`` millilitres each threshold would find in them.
 
-    Rows of abnormal cases are left out.
+    Rows of abnormal cases are left out. Heatmaps wait in the system's temporary folder until the scale is known.
 
     Raises:
         InputError: no row is normal, a normal case cannot be read, or the cases differ in what a calibration must share.
@@ -34,17 +48,34 @@ def calibrate(cases: Sequence[Case], predictor: Predictor, track: Track = iter, 
         raise InputError("no normal case (label 0) in this index; calibration needs normal cases that were not trained on")
     agree_scale(normal, predictor, cutting)
     builder = CalibrationBuilder(-LOG_ODDS_LIMIT, LOG_ODDS_LIMIT)
-    for case in track(normal):
-        volume = read_source(case.image_path, allow_blank_picture=True)
-        organ_path = cutting.find_organ(case.name) or case.organ_path
-        organ = read_organ(organ_path, volume) if organ_path else None
-        plane = cutting.plane or case.plane
-        prediction = predictor.predict_volume(volume, plane, case.slices, organ, cutting.stride)
-        cut = cut_volume(volume, predictor.preset, None if plane == ALL_PLANES else plane, case.slices, organ)
-        heat, images = cut.crop(cut.plan.cut(prediction.heatmap))[cut.used], cut.images[cut.used]
-        foreground = (images.max(axis=-1) if images.ndim == 4 else images) > 0
-        builder.add_volume(heat[foreground], prediction.score)
-    return builder.build()
+    with tempfile.TemporaryDirectory() as scratch:
+        kept: list[tuple[Path, float]] = []
+        for case in track(normal):
+            volume, prediction, foreground = _predict(case, predictor, cutting)
+            builder.add_volume(prediction.heatmap[foreground], prediction.score)
+            path = Path(scratch) / f"{len(kept)}.npy"
+            np.save(path, prediction.heatmap)
+            kept.append((path, volume.voxel_ml))
+        calibration = builder.build()
+        counter = OperatingBuilder(minimum_ml)
+        for path, voxel_ml in kept:
+            counter.add(calibration.fraction_below(np.load(path)), voxel_ml)
+            path.unlink()
+    return replace(calibration, operating=counter.build())
+
+
+def _predict(case: Case, predictor: Predictor, cutting: Cutting) -> tuple[Volume, Prediction, Array]:
+    """A normal case, its prediction and where its foreground is, (I, J, K) bool."""
+    volume = read_source(case.image_path, allow_blank_picture=True)
+    organ_path = cutting.find_organ(case.name) or case.organ_path
+    organ = read_organ(organ_path, volume) if organ_path else None
+    plane = cutting.plane or case.plane
+    prediction = predictor.predict_volume(volume, plane, case.slices, organ, cutting.stride)
+    cut = cut_volume(volume, predictor.preset, None if plane == ALL_PLANES else plane, case.slices, organ)
+    foreground = np.zeros(cut.plan.stack_shape, dtype=bool)
+    images = cut.images[cut.used]
+    cut.crop(foreground)[cut.used] = (images.max(axis=-1) if images.ndim == 4 else images) > 0
+    return volume, prediction, cut.plan.paste(foreground)
 
 
 def agree_scale(cases: Sequence[Case], predictor: Predictor, cutting: Cutting) -> dict[str, Any]:

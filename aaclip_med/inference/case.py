@@ -22,7 +22,8 @@ UNCALIBRATED_THRESHOLD = 0.5
 class ScoredCase:
     """heatmap: (I, J, K) float32 in [0, 1]. axis: along which slices are counted. slices, slice_scores, detection: (S,) each.
 
-    score: the volume's; p_value: None where uncalibrated. labels: (I, J, K), each candidate's voxels hold its id, others 0.
+    score: the volume's; p_value and percentile (of normal volumes): None where uncalibrated. labels: (I, J, K), each
+    candidate's voxels hold its id, others 0.
     """
 
     heatmap: Array
@@ -32,6 +33,7 @@ class ScoredCase:
     detection: Array
     score: float
     p_value: float | None
+    percentile: float | None
     candidates: list[Candidate]
     labels: LabelMap
 
@@ -81,6 +83,7 @@ def finish_case(
         prediction.detection,
         float(predictor.rescale(prediction.score)),
         predictor.calibration.p_value(prediction.score) if predictor.calibration else None,
+        predictor.calibration.percentile(prediction.score) if predictor.calibration else None,
         candidates,
         labels,
     )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from aaclip_med.data.writing import write_file
 from aaclip_med.inference.predictor import Predictor, load_predictor
 from aaclip_med.model.detector import Detector
 from aaclip_med.model.heatmap import LOG_ODDS_LIMIT, HeatmapNetwork, Scale
@@ -48,3 +49,13 @@ def wrap_network(detector: Detector, preset: str) -> HeatmapNetwork:
     with torch.no_grad():
         anchors = detector.encode_noun(get_preset(preset).noun_for(detector.config.fidelity.name))
     return HeatmapNetwork(detector, anchors, sample_scale(None)).to(detector.device)
+
+
+def save_network(path: Path, network: HeatmapNetwork) -> None:
+    """The network's state dict as a torch file, as ``CheckpointLoader`` and MONAI Label read it.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    state = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
+    write_file(path, lambda temporary: torch.save(state, temporary))

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from aaclip_med.errors import InputError
 from aaclip_med.scoring.metrics import CHUNK, DEFAULT_BINS, ScoreHistogram, require_no_nan
+from aaclip_med.scoring.operating import OperatingTable
 
 TAIL_FRACTION = 1e-4
 """The outermost knots leave this fraction of the normal voxels beyond them, on either side."""
@@ -48,6 +49,7 @@ class Calibration:
         upper_scale: mean excess of the normal voxels above the last knot over it, in score units.
         volume_scores: the scores of the normal volumes, ascending, float32 values.
         n_voxels: normal voxels the table was made from.
+        operating: what thresholds do to the normal volumes; None where that was not counted.
     """
 
     knot_scores: tuple[float, ...]
@@ -56,6 +58,7 @@ class Calibration:
     upper_scale: float
     volume_scores: tuple[float, ...]
     n_voxels: int
+    operating: OperatingTable | None = None
 
     @classmethod
     def fit(cls, voxel_scores: ScoreHistogram, volume_scores: Sequence[float]) -> Calibration:
@@ -133,6 +136,10 @@ class Calibration:
         at_least = volumes.size - int(np.searchsorted(volumes, np.float32(volume_score), side="left"))
         return (1 + at_least) / (volumes.size + 1)
 
+    def percentile(self, volume_score: float) -> float:
+        """The share of the normal volumes that score below ``volume_score``, in percent."""
+        return 100.0 * sum(score < volume_score for score in self.volume_scores) / self.n_volumes
+
     def to_json(self) -> dict[str, Any]:
         """Plain lists and numbers for ``json.dumps``: some 6 kB of text and about 11 bytes per normal volume."""
         return {
@@ -143,6 +150,7 @@ class Calibration:
             "volume_scores": list(self.volume_scores),
             "n_voxels": self.n_voxels,
             "n_volumes": self.n_volumes,
+            **({"operating": self.operating.to_json()} if self.operating else {}),
         }
 
     @classmethod
@@ -167,7 +175,16 @@ class Calibration:
         n_voxels, n_volumes = (_read_number(data, key, source) for key in ("n_voxels", "n_volumes"))
         if n_volumes != volumes.size or n_voxels != int(n_voxels):
             raise InputError(f"{source}: n_volumes={n_volumes:g} and n_voxels={n_voxels:g} do not fit its lists")
-        return cls(tuple(_shorten(scores)), tuple(_shorten(fractions)), lower, upper, tuple(_shorten(volumes)), int(n_voxels))
+        operating = OperatingTable.from_json(data["operating"], source) if "operating" in data else None
+        return cls(
+            tuple(_shorten(scores)),
+            tuple(_shorten(fractions)),
+            lower,
+            upper,
+            tuple(_shorten(volumes)),
+            int(n_voxels),
+            operating,
+        )
 
     def _fractions(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         first, last = self.knot_scores[0], self.knot_scores[-1]

@@ -28,6 +28,8 @@ class Candidate:
         volume_ml: voxels times the voxel's volume, millilitres.
         peak: highest heat in the region.
         mean: mean heat over the region.
+        lowest_voxel: lowest index (i, j, k) along each array axis: with ``highest_voxel`` the bounding box, both inclusive.
+        highest_voxel: highest index along each.
         first_slice: lowest index along the slice axis, inclusive.
         last_slice: highest index along the slice axis, inclusive.
         voxels: number of voxels.
@@ -40,6 +42,8 @@ class Candidate:
     volume_ml: float
     peak: float
     mean: float
+    lowest_voxel: tuple[int, int, int]
+    highest_voxel: tuple[int, int, int]
     first_slice: int
     last_slice: int
     voxels: int
@@ -97,7 +101,7 @@ def label_candidates(
     hottest = np.flatnonzero(heat == peak[region])[::-1]
     peak_at[region[hottest]] = hot[hottest]  # the last assignment, so the first voxel, stays
     peak_voxel = np.stack(np.unravel_index(peak_at, heatmap.shape), axis=1)
-    spans = [box[slice_axis] for box in ndimage.find_objects(labels)]
+    boxes = [[(span.start, span.stop - 1) for span in box] for box in ndimage.find_objects(labels)]
 
     kept = [int(one) for one in np.lexsort((-voxels, -peak)) if voxels[one] * voxel_ml >= minimum_ml]
     candidates = [
@@ -109,8 +113,10 @@ def label_candidates(
             volume_ml=float(voxels[one] * voxel_ml),
             peak=float(peak[one]),
             mean=float(mean[one]),
-            first_slice=int(spans[one].start),
-            last_slice=int(spans[one].stop) - 1,
+            lowest_voxel=(boxes[one][0][0], boxes[one][1][0], boxes[one][2][0]),
+            highest_voxel=(boxes[one][0][1], boxes[one][1][1], boxes[one][2][1]),
+            first_slice=boxes[one][slice_axis][0],
+            last_slice=boxes[one][slice_axis][1],
             voxels=int(voxels[one]),
         )
         for number, one in enumerate(kept, start=1)

@@ -1,0 +1,171 @@
+"""Scans are read in a process of their own, so that a crash, a hang or a blow-up of memory costs one case and not the run.
+
+``python -m aaclip_med.batch.reader MEGABYTES PARENT`` is that process: pickled sources come in on its standard input, pickled
+volumes or errors go out on its standard output. It ends when its input does, or when process PARENT is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from aaclip_med.data.slices import read_organ
+from aaclip_med.data.sources import Source
+from aaclip_med.data.volumes import Volume
+from aaclip_med.errors import AaclipError, InputError
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What reading one scan may take: ``seconds``, and ``megabytes`` of memory (0: no limit; not kept on Windows)."""
+
+    seconds: float = 600.0
+    megabytes: int = 0
+
+
+def choose_megabytes() -> int:
+    """Three quarters of the machine's memory; 0, no limit, where it is not known."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4 // 2**20
+    except (AttributeError, ValueError, OSError):
+        return 0
+
+
+class StoppedError(AaclipError):
+    """The run was stopped while a scan was read."""
+
+
+class Reader:
+    """A child process that reads one scan after another; one that died is replaced at the next."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ended = False
+
+    def read(self, source: Source, organ: Path | None) -> tuple[Volume, Array | None]:
+        """The volume of ``source``, and its organ (I, J, K) bool where there is one.
+
+        Raises:
+            InputError: the scan cannot be used, or reading it crashed, took too long or too much memory.
+        """
+        if self._ended:
+            raise StoppedError(f"{source.path}: not read, the run was stopped")
+        process = self._process = self._process or self._start()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            process.kill()
+
+        timer = threading.Timer(self.limits.seconds, give_up)
+        timer.start()
+        try:
+            pickle.dump((source, organ), process.stdin)
+            process.stdin.flush()
+            answer = pickle.load(process.stdout)
+        except (EOFError, OSError, pickle.UnpicklingError):
+            self._drop()
+            if self._ended:
+                raise StoppedError(f"{source.path}: not read, the run was stopped") from None
+            raise InputError(f"{source.path}: {self._explain(process, late.is_set())}") from None
+        finally:
+            timer.cancel()
+        if isinstance(answer, str):
+            raise InputError(answer)
+        volume, inside = answer
+        return volume, inside
+
+    def _explain(self, process: subprocess.Popen[bytes], late: bool) -> str:
+        if late:
+            return (
+                f"reading took longer than {self.limits.seconds:g} s and was given up; check the file, or raise --case-seconds"
+            )
+        code = process.returncode
+        reason = signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+        return f"the reader died on it ({reason}): the file is damaged, or memory ran out; check it, or copy it again"
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "aaclip_med.batch.reader", str(self.limits.megabytes), str(os.getpid())]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+    def end(self) -> None:
+        """End the child process; a read that is under way in another thread raises StoppedError."""
+        self._ended = True
+        process = self._process
+        if process is not None:
+            process.kill()
+
+    def _drop(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                _close(pipe)
+
+
+def _close(pipe: Any) -> None:
+    try:
+        pipe.close()
+    except OSError:
+        return  # what was left in its buffer went nowhere: the child is gone
+
+
+def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
+    while True:
+        try:
+            source, organ = pickle.load(requests)
+        except EOFError:
+            return
+        pickle.dump(_answer(source, organ), answers, protocol=pickle.HIGHEST_PROTOCOL)
+        answers.flush()
+
+
+def _answer(source: Source, organ: Path | None) -> str | tuple[Volume, Array | None]:
+    try:
+        volume = source.read()
+        return volume, read_organ(organ, volume) if organ else None
+    except MemoryError:
+        return f"{source.path}: out of memory while reading; raise --case-megabytes, or score it on a larger machine"
+    except (AaclipError, OSError) as error:
+        return str(error)
+
+
+def _watch(parent: int, end: Callable[[int], Any] = os._exit) -> None:
+    """End with the parent, whatever this process is busy with."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    end(1)
+
+
+def main(megabytes: int, parent: int) -> None:
+    """Serve the parent process. Ctrl-C is for the parent alone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    if megabytes and sys.platform != "win32":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (megabytes * 2**20, megabytes * 2**20))
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print does not get among the answers
+    _serve(sys.stdin.buffer, answers)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,55 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+
+from aaclip_med.presets import PLANES, PRESETS
+
+FIDELITIES = ("reference", "paper")
+PRECISIONS = ("auto", "float32", "bf16", "fp16")
+
+
+def add_model(command: argparse.ArgumentParser) -> None:
+    """Which detector, on what."""
+    group = command.add_argument_group("model")
+    group.add_argument(
+        "--adapters",
+        required=True,
+        help="an adapters.safetensors, a folder with the released pair, 'demo', or 'none' (zero-shot)",
+    )
+    group.add_argument("--preset", choices=PRESETS, help="the task (default: the one the adapters were trained for)")
+    group.add_argument("--backbone", help="an open_clip ViT or 'tiny'; only without an adapters file")
+    group.add_argument("--weights", help="the tower's weights, a tag or a file (default: those the adapters name)")
+    group.add_argument("--image-size", type=int, metavar="PIXELS", help="side of the square the slices are resized to")
+    group.add_argument("--fidelity", choices=FIDELITIES, help="only without an adapters file")
+    add_hardware(group, "float32", "float32")
+    group.add_argument("--batch-size", type=int, default=16, metavar="N", help="slices at once (default 16)")
+
+
+def add_cutting(command: argparse.ArgumentParser) -> None:
+    """How volumes are cut and windowed."""
+    group = command.add_argument_group("slices")
+    group.add_argument("--plane", choices=(*PLANES, "all"), help="default: the preset's; 'all' fuses the three anatomical ones")
+    window = group.add_mutually_exclusive_group()
+    window.add_argument("--window", type=float, nargs=2, metavar=("LOW", "HIGH"), help="voxel values (HU) shown from 0 to 1")
+    window.add_argument("--percentiles", type=float, nargs=2, metavar=("LOW", "HIGH"), help="the same, in percentiles")
+    group.add_argument(
+        "--crop", action=argparse.BooleanOptionalAction, help="cut slices down to the foreground (default: as trained)"
+    )
+    group.add_argument("--mask", metavar="PATH", help="an organ mask, or a folder of them named as the cases: look only there")
+    group.add_argument(
+        "--spacing", type=float, nargs=3, metavar="MM", help="along columns, rows, slices: DICOM series without a geometry"
+    )
+    group.add_argument("--volume", type=int, metavar="N", help="which volume of 4-D files, from 0")
+
+
+def add_split(command: argparse.ArgumentParser) -> None:
+    """Which rows of an index."""
+    command.add_argument("--split", choices=("train", "val", "test"), help="only the rows of this split")
+
+
+def add_hardware(group: argparse._ArgumentGroup, precision: str | None, default: str) -> None:
+    """Device and arithmetic."""
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N (default auto)")
+    group.add_argument("--precision", choices=PRECISIONS, default=precision, help=f"default {default}")

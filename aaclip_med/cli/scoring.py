@@ -1,0 +1,158 @@
+"""``aaclip-med score``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from typing import Any
+
+from aaclip_med.cli.options import add_cutting, add_model
+from aaclip_med.errors import InputError
+
+
+def add_score(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The command and its options."""
+    command = commands.add_parser("score", help="heatmaps, tables and a page for files and folders")
+    command.add_argument("inputs", nargs="+", metavar="INPUT", help="DICOM, NIfTI, NRRD, MHA or pictures: files or folders")
+    command.add_argument("--out", required=True, metavar="DIR")
+    command.add_argument("--overwrite", action="store_true", help="start again where OUT holds a run with other settings")
+    add_cutting(command)
+    command.add_argument("--slices", type=int, nargs=2, metavar=("FIRST", "LAST"), help="only these, both included")
+    command.add_argument("--stride", type=int, default=1, metavar="N", help="score every N-th slice, interpolate between")
+    add_operating_point(command)
+    _add_outputs(command)
+    _add_running(command)
+    add_model(command)
+
+
+def add_operating_point(command: argparse.ArgumentParser) -> None:
+    """Where a candidate begins."""
+    group = command.add_argument_group("operating point")
+    point = group.add_mutually_exclusive_group()
+    point.add_argument("--threshold", type=float, help="heat at which a candidate begins (default 0.999 calibrated, else 0.5)")
+    point.add_argument(
+        "--false-positives", type=float, metavar="N", help="candidates a normal volume may have on average, by the calibration"
+    )
+    point.add_argument(
+        "--level", type=float, metavar="A", help="chance that anything is found in a normal volume, by the calibration"
+    )
+    group.add_argument("--minimum-ml", type=float, default=0.0, metavar="ML", help="smallest candidate (default 0)")
+
+
+def _add_outputs(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("outputs")
+    group.add_argument(
+        "--heatmap-format", choices=("nii.gz", "nrrd", "mha"), default="nii.gz", help="of heatmap, mask and labels (nii.gz)"
+    )
+    group.add_argument("--bids", action="store_true", help="heatmaps and labels as a BIDS derivatives tree")
+    group.add_argument("--dicom-seg", action="store_true", help="DICOM input: a segmentation of the candidates beside")
+    group.add_argument("--dicom-pm", action="store_true", help="DICOM input: the heatmap as a parametric map beside")
+    group.add_argument("--dicom-sr", action="store_true", help="DICOM input: a measurement report of the candidates beside")
+    group.add_argument("--no-report", action="store_true", help="no report.html")
+    group.add_argument(
+        "--progress", choices=("auto", "bar", "plain", "json", "none"), default="auto", help="default: a bar on a terminal"
+    )
+
+
+def _add_running(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("running")
+    group.add_argument("--case-seconds", type=float, default=600.0, metavar="S", help="longest to read a scan (default 600)")
+    group.add_argument(
+        "--case-megabytes", type=int, metavar="MB", help="most memory to read a scan (default three quarters of the machine's)"
+    )
+    group.add_argument("--readers", type=int, default=0, metavar="N", help="scans read side by side (default by the cores)")
+    group.add_argument("--writers", type=int, default=0, metavar="N", help="cases written side by side (default by the cores)")
+    group.add_argument(
+        "--shard", metavar="K/N", help="only every N-th case, from the K-th (from 0); under torchrun it is known by itself"
+    )
+    group.add_argument("--engine", choices=("local", "ray"), default="local", help="ray: on the workers of a Ray cluster")
+    group.add_argument("--address", help="of the Ray cluster (default: this machine alone)")
+    group.add_argument("--workers", type=int, default=0, metavar="N", help="Ray workers (default: one a GPU)")
+
+
+def run_score(options: argparse.Namespace) -> int:
+    """Heatmaps, tables, page."""
+    from aaclip_med.batch.cluster import Cluster, score_on_cluster
+    from aaclip_med.batch.outputs import Outputs
+    from aaclip_med.batch.progress import choose_progress
+    from aaclip_med.batch.reader import Limits, choose_megabytes
+    from aaclip_med.batch.report.preview import choose_budget
+    from aaclip_med.batch.run import Task, score_sources
+    from aaclip_med.cli.commands import judge, list_options, load_options, make_cutting
+    from aaclip_med.data.sources import find_sources
+    from aaclip_med.data.writing import prepare_output_folder
+    from aaclip_med.inference.predictor import load_predictor
+
+    cutting = make_cutting(options)
+    shard = _choose_shard(options)
+    found = find_sources(options.inputs, cutting.volume, cutting.spacing_mm)
+    prepare_output_folder(options.out)
+    outputs = Outputs(
+        options.heatmap_format,
+        options.bids,
+        options.dicom_seg,
+        options.dicom_pm,
+        options.dicom_sr,
+        not options.no_report,
+        choose_budget(len(found.sources)),
+    )
+    megabytes = choose_megabytes() if options.case_megabytes is None else options.case_megabytes
+    task = Task(
+        cutting,
+        make_aim(options),
+        options.minimum_ml,
+        outputs,
+        Limits(options.case_seconds, megabytes),
+        options.readers,
+        options.writers,
+        list_options(options),
+    )
+    progress = choose_progress(options.progress)
+    if options.engine == "ray":
+        cluster = Cluster(options.address, options.workers)
+        tally = score_on_cluster(found, load_options(options), options.out, task, cluster, progress, options.overwrite)
+    else:
+        predictor = load_predictor(**load_options(options))
+        tally = score_sources(found, predictor, options.out, task, progress, options.overwrite, shard)
+    if options.progress != "json":
+        cases = tally.done + tally.failed
+        print(f"{tally.done} of {cases} cases scored, {tally.candidates} candidates; see {options.out}")
+    return judge(tally.failed, tally.done)
+
+
+def make_aim(options: argparse.Namespace) -> Any:
+    """What the threshold is to do; None: the default."""
+    from aaclip_med.inference.operating import Aim
+
+    for kind in ("heat", "false_positives", "level"):
+        value = getattr(options, "threshold" if kind == "heat" else kind)
+        if value is not None:
+            return Aim(kind, value)
+    return None
+
+
+def _choose_shard(options: argparse.Namespace) -> Any:
+    """The shard asked for, else this process' among those of torchrun, which also names its GPU."""
+    from aaclip_med.batch.run import Shard
+
+    if options.shard is not None:
+        match = re.fullmatch(r"([0-9]+)/([0-9]+)", options.shard)
+        if match is None or not int(match[1]) < int(match[2]):
+            raise InputError(f"--shard {options.shard}: K/N is needed with K from 0 to N - 1, such as 0/4")
+        shard = Shard(int(match[1]), int(match[2]))
+    elif "TORCHELASTIC_RUN_ID" in os.environ:
+        shard = Shard(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+        if options.device == "auto":
+            options.device = _name_device(int(os.environ["LOCAL_RANK"]))
+    else:
+        shard = Shard()
+    if shard.count > 1 and (options.overwrite or options.engine == "ray"):
+        raise InputError("shards of a run neither start it again nor go to Ray; remove --overwrite or --engine, or --shard")
+    return shard
+
+
+def _name_device(local_rank: int) -> str:
+    import torch
+
+    return f"cuda:{local_rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "auto"
