@@ -15,6 +15,7 @@ from aaclip_med.cli.exporting import add_export, add_pack
 from aaclip_med.cli.options import FIDELITIES, add_cutting, add_hardware, add_model, add_split
 from aaclip_med.cli.scoring import add_score
 from aaclip_med.cli.serving import add_serve
+from aaclip_med.cli.synthesising import add_synthesise
 from aaclip_med.errors import AaclipError, OutputError
 from aaclip_med.presets import PRESETS
 
@@ -26,6 +27,7 @@ ROOMS = {
     "convert": "benchmarking",
     "serve": "serving",
     "inspect": "inspection",
+    "synthesise": "synthesising",
     "export": "exporting",
     "pack": "exporting",
 }
@@ -44,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_score(commands)
     _add_train(commands)
     _add_montage(commands)
+    add_synthesise(commands)
     _add_calibrate(commands)
     _add_evaluate(commands)
     _add_index(commands)

@@ -98,7 +98,7 @@ def _find_foreground(images: Array) -> tuple[int, int, int, int]:
     return box[0], box[1], box[2], box[3]
 
 
-def _choose_preset(case: Case, preset: Preset) -> Preset:
+def choose_preset(case: Case, preset: Preset) -> Preset:
     """The row's own preset, cropped as the caller's is; else the caller's."""
     return replace(get_preset(case.preset), crop=preset.crop) if case.preset else preset
 
@@ -123,7 +123,7 @@ def cut_case(case: Case, preset: Preset) -> CutCase:
     Raises:
         InputError: an image or mask cannot be used.
     """
-    preset = _choose_preset(case, preset)
+    preset = choose_preset(case, preset)
     volume = read_source(case.image_path, allow_blank_picture=True)
     organ = read_organ(case.organ_path, volume) if case.organ_path else None
     cut = cut_volume(volume, preset, case.plane, case.slices, organ)
@@ -218,7 +218,7 @@ class Digests:
 
 
 def _key(case: Case, preset: Preset, digests: Digests) -> str:
-    chosen = _choose_preset(case, preset)
+    chosen = choose_preset(case, preset)
     settings = [
         LAYOUT,
         digests.of(case.image_path),

@@ -40,14 +40,7 @@ def apply_window(volume: Volume, window: Window, inside: np.ndarray[Any, Any] | 
     """
     if volume.is_picture:
         return _confine(_scale_picture(volume), inside)
-    if window.kind == "as_is":
-        low, high = 0.0, _full_scale(volume)
-    elif not (-math.inf < window.low < window.high < math.inf):
-        raise InputError(f"{volume.path}: window {_describe(window)} is empty; its high must be above its low")
-    elif window.kind == "hu":
-        low, high = window.low, window.high
-    else:
-        low, high = _foreground_range(volume, window, inside)
+    low, high = find_range(volume, window, inside)
     values = volume.array.astype(np.float32)
     values -= np.float32(low)
     values /= np.float32(high - low)
@@ -59,6 +52,22 @@ def apply_window(volume: Volume, window: Window, inside: np.ndarray[Any, Any] | 
             f"(values {volume.array.min():g} to {volume.array.max():g}); choose another window or preset"
         )
     return values
+
+
+def find_range(volume: Volume, window: Window, inside: np.ndarray[Any, Any] | None = None) -> tuple[float, float]:
+    """The values of ``volume`` that ``apply_window`` makes 0 and 1; of a picture those of its stored type.
+
+    Raises:
+        InputError: as ``apply_window``.
+    """
+    if volume.is_picture:
+        dtype = volume.array.dtype
+        return 0.0, float(np.iinfo(dtype).max) if np.issubdtype(dtype, np.unsignedinteger) else 1.0
+    if window.kind == "as_is":
+        return 0.0, _full_scale(volume)
+    if not (-math.inf < window.low < window.high < math.inf):
+        raise InputError(f"{volume.path}: window {_describe(window)} is empty; its high must be above its low")
+    return (window.low, window.high) if window.kind == "hu" else _foreground_range(volume, window, inside)
 
 
 def _confine(values: np.ndarray[Any, Any], inside: np.ndarray[Any, Any] | None) -> np.ndarray[Any, Any]:

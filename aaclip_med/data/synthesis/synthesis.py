@@ -63,18 +63,11 @@ class Synthesis:
         drawn = self.draw(image, rng, (1.0, 1.0), organ)
         return drawn.values, drawn.mask[None].astype(np.float32)
 
-    def apply_volume(
-        self, array: Array, rng: np.random.Generator, spacing: Sequence[float], organ: Mask | None = None
-    ) -> tuple[Array, Array]:
-        """Lesions in a volume (I, J, K), float32 in [0, 1], round in mm: the new volume, and its mask of the same shape.
-
-        ``spacing``: mm along (I, J, K). Otherwise as ``apply_slice``.
-        """
-        drawn = self.draw(array[None], rng, spacing, organ)
-        return drawn.values[0], drawn.mask.astype(np.float32)
-
     def draw(self, values: Array, rng: np.random.Generator, spacing: Sequence[float], organ: Mask | None = None) -> Synthetic:
-        """Lesions in ``values`` (C, *grid), in two or three dimensions; ``spacing`` mm along each axis of the grid."""
+        """Lesions in ``values`` (C, *grid), a slice or a volume, round in mm; ``spacing`` mm along each axis of the grid.
+
+        Otherwise as ``apply_slice``; ``organ`` (*grid).
+        """
         foreground = find_foreground(values, spacing) if organ is None else organ
         area = int(foreground.sum())
         mask = np.zeros(foreground.shape, dtype=bool)
