@@ -13,6 +13,7 @@ from aaclip_med.errors import InputError
 from aaclip_med.model.adapters import mix
 from aaclip_med.model.config import CLIP_MEAN, CLIP_STD
 from aaclip_med.model.detector import Detector
+from aaclip_med.model.partial_state import leave_out
 from aaclip_med.model.similarity import BLUR, Domain, blur, compare_patches, score_detection
 
 LOG_ODDS_LIMIT = 40.0
@@ -90,8 +91,8 @@ class HeatmapNetwork(nn.Module):
         self.register_buffer("std", torch.tensor(CLIP_STD).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("scale_log_odds", torch.tensor(scale.log_odds, dtype=torch.float32))
         self.register_buffer("scale_heat", torch.tensor(scale.heat, dtype=torch.float32))
-        self.register_state_dict_post_hook(_drop_tower)  # type: ignore[no-untyped-call]
-        self.register_load_state_dict_pre_hook(_keep_tower)  # type: ignore[no-untyped-call]
+        leave_out(self, _is_tower)
+        self.register_load_state_dict_pre_hook(_fit_scale)  # type: ignore[no-untyped-call]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Heat (B, 1, H, W)."""
@@ -153,18 +154,9 @@ def _is_tower(name: str) -> bool:
     return ".block." in name or name.startswith(("conv1.", "ln_", "class_embedding", "positional_embedding"))
 
 
-def _drop_tower(module: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any]) -> None:
-    del module, metadata
-    for name in [name for name in state if name.startswith(prefix) and _is_tower(name[len(prefix) :])]:
-        del state[name]
-
-
-def _keep_tower(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-    """Let a strict load pass without the tower's tensors, which stay; tables of another length are taken as they come."""
+def _fit_scale(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+    """Take a table of another length as it comes."""
     del rest
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if _is_tower(name):
-            state.setdefault(prefix + name, tensor.detach())
     for name in ("scale_log_odds", "scale_heat"):
         if prefix + name in state:
             setattr(module, name, torch.empty_like(state[prefix + name], device=getattr(module, name).device))

@@ -6,13 +6,14 @@ import hashlib
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import monai
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
@@ -21,11 +22,13 @@ from tqdm import tqdm
 from aaclip_med.data.index import Case
 from aaclip_med.data.writing import atomic_path, write_json
 from aaclip_med.errors import InputError
+from aaclip_med.inference.network import save_network, wrap_network
 from aaclip_med.model.build import build_detector
 from aaclip_med.model.checkpoint import ZERO_SHOT, Checkpoint
 from aaclip_med.model.detector import Detector
-from aaclip_med.training.dataset import EpochSampler, SliceDataset, TrainingSlices
+from aaclip_med.training.dataset import EpochSampler, SliceDataset, TrainingSlices, gather_slices
 from aaclip_med.training.progress import StageProgress
+from aaclip_med.training.ranks import check_agreement, find_rank, first_alone
 from aaclip_med.training.recipes import StageRecipe
 
 BETAS = (0.5, 0.999)
@@ -36,11 +39,41 @@ def track_cases(cases: Iterable[Case]) -> Iterable[Case]:
     return tqdm(cases, desc="reading", unit="case", leave=False, file=sys.stderr)
 
 
+def build_dataset(
+    data: object,
+    slices: TrainingSlices,
+    part: Literal["train", "validation"],
+    detector: Detector,
+    recipe: StageRecipe | None = None,
+    **options: Any,
+) -> SliceDataset:
+    """One part of ``slices`` for ``detector``; ``options`` as ``SliceDataset`` has them.
+
+    ``data`` is what ``slices`` was gathered from: MONAI's programs look for it here, and put their own rows in its place.
+    """
+    del data
+    if recipe is not None and recipe.lesion_share is not None:
+        options["synthetic_share"] = recipe.lesion_share
+    config = detector.config
+    return SliceDataset(slices.store, getattr(slices, part), config.image_size, config.fidelity.name, **options)
+
+
+def build_slices(output_dir: str | Path, cache_dir: str | Path | None = None, **options: Any) -> TrainingSlices:
+    """``gather_slices`` with a bar and a word on the error stream; the cache is ``output_dir/cache`` unless it is named."""
+    with first_alone():
+        slices = gather_slices(cache=Path(cache_dir or Path(output_dir) / "cache"), track=track_cases, **options)
+    if slices.note and not find_rank()[0]:
+        print(f"aaclip-med: {slices.note}", file=sys.stderr, flush=True)
+    return slices
+
+
 def build_loader(
     dataset: SliceDataset, batch_size: int, workers: int = 0, seed: int = 0, recipe: StageRecipe | None = None
 ) -> DataLoader[dict[str, Any]]:
     """A loader that draws as ``recipe`` says, by seed and epoch alone; all slices in order where there is none."""
-    sampler = EpochSampler(dataset, seed, recipe.count_slices(len(dataset)), recipe.lesion_share) if recipe else None
+    sampler = None
+    if recipe is not None:
+        sampler = EpochSampler(dataset, seed, recipe.count_slices(len(dataset)), recipe.lesion_share, *find_rank())
     return DataLoader(dataset, batch_size=batch_size, sampler=sampler, num_workers=workers)
 
 
@@ -89,17 +122,11 @@ class Bar:
         )
 
 
-def announce_slices(slices: TrainingSlices) -> None:
-    """Say on the error stream what there is to be said of the slices."""
-    if slices.note:
-        print(f"aaclip-med: {slices.note}", file=sys.stderr, flush=True)
-
-
 def describe_settings(
     detector: Detector,
-    index: str | Path,
+    slices: TrainingSlices,
     preset: str,
-    precision: str,
+    precision: torch.dtype,
     seed: int,
     augment: bool,
     schedule: Sequence[float],
@@ -110,10 +137,10 @@ def describe_settings(
     return {
         "detector": _digest(str(detector.config.to_json())),
         "tower": detector.tower_hash,
-        "index": _digest(Path(index).read_text(encoding="utf-8")),
+        "index": slices.digest[:16],
         "preset": preset,
         "schedule": list(schedule),
-        "precision": precision,
+        "precision": str(precision),
         "seed": seed,
         "augmentation": augment,
         "normal_only": normal_only,
@@ -126,9 +153,15 @@ def _digest(text: str) -> str:
 
 
 def run_stage(trainer: Engine, progress: StageProgress) -> None:
-    """Run a stage from where it was left; nothing where it is complete."""
+    """Run a stage from where it was left, saving each epoch after its other handlers; nothing where it is complete.
+
+    Raises:
+        RuntimeError: the ranks have come to different adapters.
+    """
+    progress.attach(trainer)
     if not progress.resume(trainer):
         trainer.run()
+    check_agreement(progress.detector.adapter_state(), f"the adapters after stage '{progress.stage}'")
 
 
 def finish_run(
@@ -138,8 +171,12 @@ def finish_run(
     slices: TrainingSlices,
     preset: str,
     provenance: dict[str, Any] | None = None,
+    models_dir: str | Path | None = None,
 ) -> Path:
-    """Write ``adapters.safetensors``, the best epoch's of the last stage, and ``training.json``; returns the first's path."""
+    """Write ``adapters.safetensors``, the best epoch's of the last stage, and ``training.json``; returns the first's path.
+
+    ``models_dir``: a bundle's folder of models, which gets the adapters as well, and ``model.pt``, the network's state dict.
+    """
     stages[-1].load_best()
     counts = {"train": len(slices.train), "validation": len(slices.validation), "validation_split": slices.split}
     story = {
@@ -151,9 +188,16 @@ def finish_run(
         "settings": stages[-1].settings,
     }
     path = Path(output) / "adapters.safetensors"
+    if find_rank()[0]:
+        return path
     training = {**counts, "settings": stages[-1].settings}
-    save_adapters(path, detector, preset, {"training": training, **(provenance or {})})
+    content = {"training": training, **{name: value for name, value in (provenance or {}).items() if value}}
+    save_adapters(path, detector, preset, content)
     write_json(Path(output) / "training.json", story)
+    if models_dir is not None:
+        Path(models_dir).mkdir(parents=True, exist_ok=True)
+        save_adapters(Path(models_dir) / "adapters.safetensors", detector, preset, content)
+        save_network(Path(models_dir) / "model.pt", wrap_network(detector, preset))
     return path
 
 
@@ -166,6 +210,12 @@ def save_adapters(path: Path, detector: Detector, preset: str, provenance: dict[
         temporary.write_bytes(content)
 
 
+def mark_provenance(demo: str | None, normal_only: bool, crop: bool) -> dict[str, Any]:
+    """How the adapters come to be; ``demo``: the command that makes demonstrations."""
+    marks = {"demo": True, "command": demo, "data": "drawn phantoms"} if demo else {}
+    return marks | {"normal_only": normal_only, "crop": crop}
+
+
 def build_trainable(device: torch.device, **options: Any) -> Detector:
     """``aaclip_med.build_detector`` with ``options``, on ``device``.
 
@@ -175,6 +225,12 @@ def build_trainable(device: torch.device, **options: Any) -> Detector:
     if options.get("adapters") == ZERO_SHOT:
         raise InputError("a zero-shot detector (adapters 'none') has nothing to train; leave the adapters out")
     return build_detector(**options).to(device)
+
+
+def share_network(network: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """``network`` for several ranks. Both stages keep all adapters trainable, and each uses its own: the others are unused."""
+    devices = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(network, device_ids=devices, find_unused_parameters=True)
 
 
 def set_determinism(seed: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import warnings
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from aaclip_med.errors import AaclipError
-
-
-def find_bundle() -> Path:
-    """The bundle's folder: in the installed package, or beside it in a source checkout."""
-    package = Path(str(files("aaclip_med")))
-    installed = package / "bundles" / "aaclip_med"
-    return installed if installed.is_dir() else package.parent / "bundles" / "aaclip_med"
+from aaclip_med.zoo.names import find_bundle
 
 
 def train(overrides: dict[str, Any]) -> Path:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +14,18 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from aaclip_med.data.index import Case, read_index
+from aaclip_med.data.index import Case, SplitName, read_index
 from aaclip_med.data.sampling import check_leaks, patient_of
 from aaclip_med.data.slices import Slice, SliceStore
+from aaclip_med.data.sources import read_source
 from aaclip_med.data.synthesis import Synthesis
+from aaclip_med.data.volumes import read_mask
 from aaclip_med.errors import InputError
 from aaclip_med.model.preprocess import normalise_slices, resize_masks, resize_slices
 from aaclip_med.presets import FidelityName, get_preset
 from aaclip_med.training.augmentation import Augmentation
+
+Rows = Sequence[Mapping[str, str]]
 
 VALIDATION_SHARE = 0.2
 FEWEST_PATIENTS = 5
@@ -31,7 +37,8 @@ class SliceDataset(Dataset[dict[str, Any]]):
     """Slices of a store: ``image`` (3, S, S) CLIP-normalised, ``mask`` (1, S, S), ``label`` 0 or 1, ``noun``.
 
     With ``synthesis``, lesions are put into a slice with the chance ``synthetic_share``, before augmentation and on the slice's
-    own grid: so they are as sharp as its anatomy, and resampled with it. Mask and label follow them.
+    own grid: so they are as sharp as its anatomy, and resampled with it. They lie in the organ where its case names one. Mask
+    and label follow them.
 
     What augmentation and synthesis draw depends on the seed, the epoch and the slice alone, so an epoch can be run again.
     """
@@ -66,7 +73,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
         if self.synthesis is not None:
             rng = np.random.default_rng((self.seed, self.epoch, position, SYNTHESIS_STREAM))
             if rng.random() < self.synthetic_share:
-                picture, drawn = self.synthesis.apply_slice(picture, rng)
+                picture, drawn = self.synthesis.apply_slice(picture, rng, self.store.organ(item))
         image = resize_slices(torch.from_numpy(picture).unsqueeze(0), self.image_size)
         image = image.expand(-1, 3, -1, -1)[0]
         mask = resize_masks(torch.from_numpy(drawn).unsqueeze(0), self.image_size)[0]
@@ -87,12 +94,23 @@ class EpochSampler(Sampler[int]):
 
     ``lesion_share``: the share of them that show a lesion; each kind is gone through before any of it comes again. None, or
     where the dataset has one kind only: slices as they come, without repetition.
+
+    Of several ``ranks`` (processes) each takes its own part of the draw; batches of N slices on two ranks are together the
+    batch of 2 N on one. So that all have as many, the draw begins again at its end.
     """
 
     def __init__(
-        self, dataset: SliceDataset, seed: int = 0, length: int | None = None, lesion_share: float | None = None
+        self,
+        dataset: SliceDataset,
+        seed: int = 0,
+        length: int | None = None,
+        lesion_share: float | None = None,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         self.dataset = dataset
+        self.rank = rank
+        self.ranks = ranks
         self.seed = seed
         self.length = len(dataset) if length is None else length
         labels = np.array([item.label for item in dataset.slices], dtype=bool)
@@ -109,7 +127,7 @@ class EpochSampler(Sampler[int]):
         self.dataset.epoch = epoch
 
     def __len__(self) -> int:
-        return self.length
+        return -(-self.length // self.ranks)
 
     def __iter__(self) -> Iterator[int]:
         rng = np.random.default_rng((self.seed, self.dataset.epoch))
@@ -117,7 +135,8 @@ class EpochSampler(Sampler[int]):
         for kind, count in zip(self.kinds, self.counts, strict=True):
             rounds = -(-count // len(kind))
             drawn.append(np.concatenate([rng.permutation(kind) for _ in range(rounds)] or [kind[:0]])[:count])
-        return iter(rng.permutation(np.concatenate(drawn)).tolist())
+        order = rng.permutation(np.concatenate(drawn))
+        return iter(np.resize(order, len(self) * self.ranks)[self.rank :: self.ranks].tolist())
 
 
 @dataclass(frozen=True)
@@ -130,19 +149,29 @@ class TrainingSlices:
     split: str
     note: str = ""
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what is trained and validated on, by content: a study that was moved is the same."""
+        parts = [[[item.folder.name, item.number, item.label] for item in part] for part in (self.train, self.validation)]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
 
 def gather_slices(
-    index: str | Path,
+    index: str | Path | Rows,
     preset: str,
     cache: str | Path,
     seed: int = 0,
     track: Callable[[Iterable[Case]], Iterable[Case]] = iter,
     normal_only: bool = False,
     crop: bool = False,
+    validation: Rows | None = None,
+    root: str | Path | None = None,
 ) -> TrainingSlices:
     """Read an index for training. Rows of the test split are left out, and with ``normal_only`` all abnormal rows.
 
-    ``crop``: slices are cut down to the foreground.
+    ``index``: an index file, whose relative paths start at ``root`` (default: its folder), or a list of dictionaries with
+    ``image`` and ``label``, the paths of a scan and its lesion mask, as MONAI Label has them; ``validation`` is then such a
+    list too. ``crop``: slices are cut down to the foreground.
 
     Validation slices are the rows of split ``val``. Without such rows a fifth of the patients is kept for it, drawn by
     ``seed``; of fewer than five patients, a block of slices of each volume with a gap beside it.
@@ -151,14 +180,19 @@ def gather_slices(
         InputError: the index or a case is faulty, a patient is in two splits, or no lesion (``normal_only``: no normal slice)
             is left to train on.
     """
-    cases = [case for case in read_index(index) if case.split != "test"]
+    if isinstance(index, (str, Path)):
+        name = str(index)
+        cases = [case for case in read_index(index, root) if case.split != "test"]
+    else:
+        name = f"the list of {len(index)} rows"
+        cases = [*_list_cases(index, preset, "train"), *_list_cases(validation or [], preset, "val")]
     check_leaks(cases)
     note = ""
     if normal_only:
         abnormal = sum(case.label for case in cases)
         cases = [case for case in cases if not case.label]
         if not cases:
-            raise InputError(f"{index}: no normal row (label 0) to train on; add normal scans, or train without --normal-only")
+            raise InputError(f"{name}: no normal row (label 0) to train on; add normal scans, or train without --normal-only")
         note = f"lesions are drawn into {len(cases)} normal cases; {abnormal} abnormal ones are left out"
     store = SliceStore(cases, replace(get_preset(preset), crop=crop), Path(cache), track)
     slices = [item for item in store.slices if not (normal_only and item.label)]
@@ -176,10 +210,22 @@ def gather_slices(
         train, validation = _hold_blocks(slices, middle=normal_only)
         split = f"a block of slices of each volume, with a gap: only {len(patients)} patients"
     if normal_only and not train:
-        raise InputError(f"{index}: every normal case is kept for validation; add normal scans to train on")
+        raise InputError(f"{name}: every normal case is kept for validation; add normal scans to train on")
     if not normal_only and not any(item.label for item in train):
-        raise InputError(f"{index}: no slice with a lesion is left to train on; add abnormal cases with masks")
+        raise InputError(f"{name}: no slice with a lesion is left to train on; add abnormal cases with masks")
     return TrainingSlices(store, train, validation, split, note)
+
+
+def _list_cases(rows: Rows, preset: str, split: SplitName) -> list[Case]:
+    """A case for each row; it is abnormal if its mask has a voxel above 0."""
+    cases = []
+    for number, row in enumerate(rows, start=1):
+        if not {"image", "label"} <= row.keys():
+            raise InputError(f"row {number} has {', '.join(sorted(row)) or 'nothing'}; it needs image and label, two paths")
+        image, mask = Path(row["image"]), Path(row["label"])
+        label = int(read_mask(mask, read_source(image)).any())
+        cases.append(Case(image, label, get_preset(preset).class_name, mask, split=split, row=number))
+    return cases
 
 
 def _draw_patients(slices: Sequence[Slice], seed: int) -> set[str]:

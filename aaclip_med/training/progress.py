@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from aaclip_med.data.writing import atomic_path
 from aaclip_med.errors import CheckpointError, InputError
 from aaclip_med.model.detector import Detector
+from aaclip_med.training.ranks import find_rank, wait_for_all
 from aaclip_med.training.validation import rank_epoch
 
 
@@ -22,7 +23,7 @@ class StageProgress:
     """A MONAI handler that writes ``<stage>_last.pt`` and ``<stage>_best.pt`` after each epoch, whole or not at all.
 
     Everything random depends on the seed and the epoch, so the adapters, the optimiser, the schedule and the epoch are all
-    there is to remember. A run killed anywhere repeats the epoch it was in and ends with the same numbers.
+    there is to remember. Of several ranks the first writes. A run killed anywhere repeats the epoch it was in and ends with the same numbers.
     """
 
     def __init__(
@@ -113,13 +114,16 @@ class StageProgress:
         return bool(stored["epoch"] >= engine.state.max_epochs)
 
     def load_best(self) -> None:
-        """Put the best epoch's adapters into the detector."""
+        """Put the best epoch's adapters into the detector, on every rank."""
+        wait_for_all()
         self._load_adapters(self._read(self.best))
 
     def _load_adapters(self, stored: dict[str, Any]) -> None:
         self.detector.load_state_dict({**self.detector.state_dict(), **stored["adapters"]})
 
     def _write(self, path: Path, content: dict[str, Any]) -> None:
+        if find_rank()[0]:
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as temporary:
             torch.save(content, temporary)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from aaclip_med.model.detector import Detector
+from aaclip_med.model.partial_state import leave_out
 from aaclip_med.model.precision import autocast
 from aaclip_med.model.similarity import map_probabilities
 from aaclip_med.training.losses import ORTHOGONALITY_WEIGHT, detection_loss, orthogonality, sum_losses
@@ -41,12 +42,16 @@ class TextStage(nn.Module):
 
 
 class ImageStage(nn.Module):
-    """Stage 2: adapted patch features against the anchors of stage 1, which are computed once and kept."""
+    """Stage 2: adapted patch features against the anchors of stage 1, which are computed once and kept.
+
+    Its state dict holds the image adapters alone.
+    """
 
     def __init__(self, detector: Detector, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.detector = detector
         self.dtype = dtype
+        leave_out(self, is_kept_fixed)
         self._anchors: dict[str, torch.Tensor] = {}
 
     def anchors(self, noun: str) -> torch.Tensor:
@@ -62,6 +67,11 @@ class ImageStage(nn.Module):
         with autocast(images.device, self.dtype):
             features = self.detector.encode_image(images)
         return StagePrediction([_full(level) for level in features.levels], anchors, _full(features.detection))
+
+
+def is_kept_fixed(name: str) -> bool:
+    """Whether a tensor of ``ImageStage`` is not trained by it: its state dict, which federated clients exchange, is without."""
+    return not name.startswith("detector.image_adapter.")
 
 
 class TextLoss:

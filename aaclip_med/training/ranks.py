@@ -1,0 +1,62 @@
+"""Several processes that train one model (``torchrun``): who is who, and that they agree. One process is rank 0 of 1."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import distributed
+
+from aaclip_med.model.weights import hash_state
+
+
+def find_rank() -> tuple[int, int]:
+    """This process's rank, and how many there are."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+def wait_for_all() -> None:
+    """Go on when every rank has come here."""
+    if find_rank()[1] > 1:
+        distributed.barrier()
+
+
+@contextmanager
+def first_alone() -> Iterator[None]:
+    """Rank 0 runs the block first, the others when it is done: they find its files."""
+    rank, _ = find_rank()
+    if rank:
+        wait_for_all()
+    yield
+    if not rank:
+        wait_for_all()
+
+
+def check_agreement(tensors: Mapping[str, torch.Tensor], what: str) -> None:
+    """Compare ``tensors`` over the ranks.
+
+    Raises:
+        RuntimeError: they are not the same on every rank.
+    """
+    world = find_rank()[1]
+    if world == 1:
+        return
+    digests: list[str] = [""] * world
+    distributed.all_gather_object(digests, hash_state(tensors))
+    if len(set(digests)) > 1:
+        raise RuntimeError(f"the ranks disagree on {what} ({', '.join(digest[:8] for digest in digests)})")
+
+
+def start_ranks(device: str) -> None:
+    """Join the other processes that ``torchrun`` started: NCCL on GPUs, gloo on CPUs."""
+    if not distributed.is_initialized():
+        distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+
+
+def stop_ranks() -> None:
+    """Leave them."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()

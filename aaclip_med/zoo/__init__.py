@@ -1,0 +1,1 @@
+"""What MONAI's model zoo and MONAI Label ask of a bundle."""
