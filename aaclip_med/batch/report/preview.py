@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,7 @@ SHOWN_CANDIDATES = 8
 QUALITIES = ((768, 85), (512, 85), (512, 75), (384, 75), (320, 70), (256, 65), (192, 60), (160, 60), (128, 60), (96, 60))
 """Longest side in pixels and WebP quality of a picture: the first that leaves room for ``WANTED_SLICES`` is taken."""
 WANTED_SLICES = 24
+"""Beside those that are always there."""
 HEAT_SHARE = 0.6
 """Side of the heat's picture over the grey one's: heat is smooth, and is drawn enlarged."""
 
@@ -59,7 +61,7 @@ class HeatScale:
     def encode(self, heat: Array) -> Array:
         """Codes (...) uint8 of heat (...) in [0, 1]."""
         above = np.floor((log_odds(heat) - self._at_threshold) / self.step + 1e-9) + self.threshold
-        return np.clip(above, 0, HEAT_CODES - 1).astype(np.uint8)
+        return np.clip(above, 0, HEAT_CODES - 1).astype(np.uint8)  # type: ignore[no-any-return]
 
     @property
     def _at_threshold(self) -> float:
@@ -89,7 +91,7 @@ def draw_preview(
     Slices are those that the detector saw: windowed, confined to ``organ`` (I, J, K) bool, cropped where the preset crops.
     They are turned for the eye as in ``data.planes`` and have square pixels; in the plane ``native`` (OCT, pictures) they are
     as stored, pixel for pixel. Heat shrinks by its maximum, so that no hot voxel is lost. Where ``budget_kb`` kilobytes do
-    not hold all scored slices, pictures become smaller and then fewer, spread evenly. The peak slice, and the slice of the
+    not hold all scored slices, pictures become smaller and then fewer, with gaps as small as can be. The peak slice, and the slice of the
     peak and the middle slice of each of the first 8 candidates are always there, whatever they take.
 
     Raises:
@@ -102,17 +104,17 @@ def draw_preview(
     needed = _list_needed(case, [peak[case.axis] for peak in peaks])
     painter = _Painter(cut, case, choose_scale(threshold, case.p_value is not None), plane == "native")
     budget = budget_kb * 1000
-    wanted = min(len(case.slices), WANTED_SLICES)
+    wanted = min(len(case.slices), WANTED_SLICES + len(needed))
     fitting = (look for look in QUALITIES if _size(painter.paint(case.peak_slice, *look)) * wanted <= budget)
     side, quality = next(fitting, QUALITIES[-1])
     slices: dict[int, dict[str, Any]] = {}
     spent = 0
-    for number in needed + [number for number in _spread(case.slices) if number not in needed]:
-        slices[number] = painter.paint(number, side, quality)
-        spent += _size(slices[number])
+    for number in itertools.chain(needed, _fill_gaps(case.slices, needed)):
+        pictures = painter.paint(number, side, quality)
+        spent += _size(pictures)
         if spent > budget and number not in needed:
-            del slices[number]
             break
+        slices[number] = pictures
     scores = dict(zip(case.slices, painter.scale.encode(case.slice_scores).tolist(), strict=True))
     content = {
         "version": VERSION,
@@ -197,10 +199,14 @@ def _list_needed(case: ScoredCase, peaks: Sequence[int]) -> list[int]:
     return list(dict.fromkeys([case.peak_slice, *(peak for _, peak in shown), *middles]))
 
 
-def _spread(numbers: Sequence[int]) -> list[int]:
-    """All of ``numbers`` in an order of which every beginning lies evenly: by the bits of the place, read backwards."""
-    bits = max(len(numbers) - 1, 1).bit_length()
-    return [numbers[place] for place in sorted(range(len(numbers)), key=lambda place: f"{place:0{bits}b}"[::-1])]
+def _fill_gaps(numbers: Sequence[int], kept: Sequence[int]) -> Iterator[int]:
+    """The other ``numbers``, each time the one that lies farthest from all that are kept so far."""
+    places = np.asarray(numbers)
+    distance = np.abs(places[:, None] - np.asarray(kept)).min(axis=1)
+    while distance.any():
+        farthest = int(places[distance.argmax()])
+        yield farthest
+        distance = np.minimum(distance, np.abs(places - farthest))
 
 
 def _shrink(codes: Array, height: int, width: int) -> Array:
@@ -225,7 +231,7 @@ def _name_edges(volume: Volume, plan: SlicePlan) -> dict[str, str]:
 def log_odds(heat: Array) -> Array:
     """To base 10, of heat kept within what float32 tells from 0 and 1."""
     share = np.clip(np.asarray(heat, dtype=np.float64), 1e-8, 1.0 - 2.0**-25)
-    return np.log10(share / (1.0 - share))  # type: ignore[no-any-return]
+    return np.log10(share / (1.0 - share))
 
 
 def _encode(image: Image.Image, **options: Any) -> str:
