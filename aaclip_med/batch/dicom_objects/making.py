@@ -17,9 +17,11 @@ from aaclip_med.data.dicom.headers import quiet
 from aaclip_med.errors import InputError
 from aaclip_med.inference.case import ScoredCase
 
-ANOMALY_SCORE = hd.sr.CodedConcept("anomaly-score", "99AACLIPMED", "Anomaly score")
-"""No standard code says what a heat is; schemes that begin with 99 are private (PS3.16 8.2)."""
-_SCHEME = CodingSchemeIdentificationItem(ANOMALY_SCORE.scheme_designator, PROGRAM, responsible_organization=PROGRAM)
+_SCHEME = "99AACLIPMED"
+"""Schemes that begin with 99 are private (PS3.16 8.2)."""
+ANOMALY_SCORE = hd.sr.CodedConcept("anomaly-score", _SCHEME, "Anomaly score")
+"""No standard code says what a heat is."""
+CANDIDATES = hd.sr.CodedConcept("candidates", _SCHEME, "Number of lesion candidates")
 SEGMENTATION, PARAMETRIC_MAP, MEASUREMENTS = 1, 2, 3
 _NAMES = {SEGMENTATION: "lesion candidates", PARAMETRIC_MAP: "heatmap", MEASUREMENTS: "lesion candidate measurements"}
 
@@ -42,7 +44,7 @@ def describe_instance(images: SourceImages, case: ScoredCase, account: Account, 
         "manufacturer_model_name": PROGRAM,
         "software_versions": account.version,
         "device_serial_number": account.model[:64] or "none",
-        "coding_schemes": None if kind == SEGMENTATION else [_SCHEME],
+        "coding_schemes": None if kind == SEGMENTATION else [CodingSchemeIdentificationItem(_SCHEME, PROGRAM)],
         "series_description": f"AA-CLIP {_NAMES[kind]} ({account.purpose})",
     }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import highdicom as hd
 import numpy as np
 from pydicom.dataset import Dataset
@@ -13,6 +15,7 @@ from aaclip_med.batch.account import PROGRAM, Account
 from aaclip_med.batch.dicom_objects.findings import Finding, list_findings
 from aaclip_med.batch.dicom_objects.making import (
     ANOMALY_SCORE,
+    CANDIDATES,
     MEASUREMENTS,
     SEGMENTATION,
     describe_instance,
@@ -26,7 +29,9 @@ from aaclip_med.data.volumes import LPS_TO_RAS, Volume
 from aaclip_med.inference.case import ScoredCase
 
 Point = tuple[float, float, float]
-_Group = hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations | hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations
+_Group: TypeAlias = (
+    hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations | hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations
+)
 _MILLILITRE = Code("mL", "UCUM", "milliliter")
 _PROCEDURES = {
     "CT": codes.LN.CTUnspecifiedBodyRegion,
@@ -46,14 +51,14 @@ def make_measurements(source: Source, volume: Volume, case: ScoredCase, account:
     images = describe_source(source, volume)
     segmentation = _refer_to_segmentation(images, case, account)
     with making(images):
-        groups: list[_Group | hd.sr.MeasurementsAndQualitativeEvaluations] = []
+        groups: list[_Group | hd.sr.MeasurementsAndQualitativeEvaluations] = [_count(case, images, source, account)]
         for finding in list_findings(case.candidates):
             groups += _measure(finding, images, source, segmentation, account)
         modality = source.series.modality if source.series else ""
         content = hd.sr.MeasurementReport(
             observation_context=_observe(account),
             procedure_reported=_PROCEDURES.get(modality, codes.SCT.ImagingProcedure),
-            imaging_measurements=groups or None,
+            imaging_measurements=groups,
             title=codes.DCM.ImagingMeasurementReport,
         )
         report = hd.sr.Comprehensive3DSR(
@@ -88,14 +93,24 @@ def _observe(account: Account) -> hd.sr.ObservationContext:
     return hd.sr.ObservationContext(observer_device_context=observer)
 
 
+def _count(
+    case: ScoredCase, images: SourceImages, source: Source, account: Account
+) -> hd.sr.MeasurementsAndQualitativeEvaluations:
+    """What is measured of the whole volume, and by what."""
+    parameters = [f"{key}: {given}" for key, given in account.parameters().items()]
+    return hd.sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=hd.sr.TrackingIdentifier(images.make_uid("volume", account), source.name),
+        algorithm_id=hd.sr.AlgorithmIdentification(name=PROGRAM, version=account.version, parameters=parameters),
+        measurements=[
+            hd.sr.Measurement(ANOMALY_SCORE, case.score, codes.UCUM.NoUnits),
+            hd.sr.Measurement(CANDIDATES, len(case.candidates), codes.UCUM.NoUnits),
+        ],
+    )
+
+
 def _measure(finding: Finding, images: SourceImages, source: Source, segmentation: Dataset, account: Account) -> list[_Group]:
     """The region's measurements, and of a single candidate its centre and its hottest point."""
     tracking = track(finding, images, source, account)
-    algorithm = hd.sr.AlgorithmIdentification(
-        name=PROGRAM,
-        version=account.version,
-        parameters=[f"{key}: {given}" for key, given in account.parameters().items()],
-    )
     series = hd.sr.SourceSeriesForSegmentation(images.stand_ins[0].SeriesInstanceUID)
     region = hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=tracking,
@@ -104,7 +119,6 @@ def _measure(finding: Finding, images: SourceImages, source: Source, segmentatio
         ),
         finding_category=codes.SCT.MorphologicallyAbnormalStructure,
         finding_type=codes.SCT.Lesion,
-        algorithm_id=algorithm,
         measurements=[
             hd.sr.Measurement(codes.SCT.Volume, finding.volume_ml, _MILLILITRE),
             hd.sr.Measurement(ANOMALY_SCORE, finding.first.peak, codes.UCUM.NoUnits, derivation=codes.SCT.Maximum),

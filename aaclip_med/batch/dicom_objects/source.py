@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, generate_uid
-from pydicom.valuerep import DA, TM
+from pydicom.valuerep import DA, DT, TM
 
 from aaclip_med.batch.account import Account
 from aaclip_med.data.dicom.frames import Frame
@@ -72,8 +73,7 @@ class SourceImages:
         by_uid: dict[str, Dataset] = {}
         for frame in self.frames:
             if frame.uid not in by_uid:
-                by_uid[frame.uid] = instance = Dataset()
-                instance.update(self.stand_ins[0])
+                by_uid[frame.uid] = instance = deepcopy(self.stand_ins[0])
                 instance.SOPInstanceUID, instance.SOPClassUID = frame.uid, self.classes[frame.path]
         return list(by_uid.values())
 
@@ -132,7 +132,8 @@ def finish(image: Dataset, images: SourceImages, account: Account) -> None:
     for group in image.PerFrameFunctionalGroupsSequence:
         for derivation in group.get("DerivationImageSequence", []):
             for reference in derivation.SourceImageSequence:
-                reference.update(_refer(images, [frames[reference.ReferencedSOPInstanceUID]]))
+                if reference.ReferencedSOPInstanceUID in frames:  # else done: frames of one slice share their reference
+                    reference.update(_refer(images, [frames[reference.ReferencedSOPInstanceUID]]))
     uid = images.make_uid(image.SOPInstanceUID, "dimensions")
     for item in (*image.DimensionIndexSequence, *image.DimensionOrganizationSequence):
         item.DimensionOrganizationUID = uid
@@ -143,6 +144,8 @@ def stamp(image: Dataset, account: Account) -> None:
     """Say that the object was made when the run began."""
     image.InstanceCreationDate = image.ContentDate = DA(account.made.date())
     image.InstanceCreationTime = image.ContentTime = TM(account.made.time())
+    for equipment in image.ContributingEquipmentSequence:
+        equipment.ContributionDateTime = DT(account.made)
 
 
 def _is_placed(frames: tuple[Frame, ...]) -> bool:
@@ -209,9 +212,7 @@ def _clean(identity: Dataset, name: str) -> Any:
 
 
 def _stand_in(frame: Frame, identity: Dataset, planes: Planes, with_patient: bool) -> Dataset:
-    slice_ = Dataset()
-    if with_patient:
-        slice_.update(identity)
+    slice_ = deepcopy(identity) if with_patient else Dataset()
     for name in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
         setattr(slice_, name, identity[name].value)
     slice_.SOPClassUID = CTImageStorage
