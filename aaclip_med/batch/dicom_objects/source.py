@@ -24,7 +24,7 @@ from aaclip_med.batch.account import Account
 from aaclip_med.data.dicom.frames import Frame
 from aaclip_med.data.dicom.geometry import SAME_POSITION_MM, Array, perpendicular_axes
 from aaclip_med.data.dicom.headers import UNREADABLE, number, quiet, text, value
-from aaclip_med.data.dicom.series import plan_stack
+from aaclip_med.data.dicom.stacking import plan_stack
 from aaclip_med.data.sources import Source
 from aaclip_med.data.volumes import LPS_TO_RAS, Volume
 from aaclip_med.errors import InputError

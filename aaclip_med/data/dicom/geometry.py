@@ -15,6 +15,7 @@ import numpy as np
 from scipy import ndimage
 
 from aaclip_med.data.volumes import LPS_TO_RAS
+from aaclip_med.errors import InputError
 
 Array = np.ndarray[Any, Any]
 
@@ -25,6 +26,10 @@ MAX_IN_PLANE_SHIFT = 0.1
 """In pixels: slices that lie askew by no more than this are taken as straight."""
 _MAX_NOT_PERPENDICULAR = 0.01
 _PLANE_COSINE = math.cos(math.radians(20))
+
+
+class GeometryError(InputError):
+    """A part cannot be placed; a spacing may help."""
 
 
 @dataclass(frozen=True)
@@ -157,3 +162,16 @@ def plan_grid(
         return Grid(make_affine(axes, (*pixel_mm, slice_mm), origin), (*size, count), in_plane)
     slices = math.floor(depth / slice_mm + 1e-6) + 1
     return Grid(make_affine(axes, (*pixel_mm, slice_mm), origin), (*size, slices), in_plane, moved[:, 2] / slice_mm)
+
+
+def number_depths(distances: Array) -> list[int]:
+    """For each distance along the normal the number of its position, from 0; closer than 0.001 mm is the same."""
+    order = np.argsort(distances, kind="stable")
+    numbers = np.empty(len(distances), dtype=int)
+    numbers[order] = np.cumsum(np.diff(distances[order], prepend=distances[order[:1]]) > SAME_POSITION_MM)
+    return [int(n) for n in numbers]
+
+
+def count_slices(slices: int) -> str:
+    """``1 slice``, ``2 slices``."""
+    return f"{slices} slice{'s' * (slices != 1)}"
