@@ -1,15 +1,36 @@
-"""Value-value attention, which stage 1 puts in the place of attention in the deeper vision blocks (CLIP Surgery, 2023)."""
+"""Residual attention blocks of the frozen towers, run on open_clip's weights without ever keeping an attention matrix."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from aaclip_med.model.config import ValueAttention
+from aaclip_med.model.linear import (
+    Activation,
+    Int8Linear,
+    Linear,
+    PackedLinear,
+    PlainLinear,
+    has_onednn,
+    multiply_transposed,
+)
 
 PLAIN_BLOCKS_OF_24 = 5
 """Blocks of ViT-L, from the first, that keep their own attention; other depths keep the same share."""
+
+ROWS_AT_ONCE = 2048
+"""Tokens that a CPU takes through a block together: what they become in between stays in its cache."""
+
+LONG = 512
+"""From this many tokens on, a CPU without AMX attends head by head: torch's fused kernel multiplies slowly there."""
+
+Form = Literal["shared", "cast", "packed", "int8"]
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def count_plain_blocks(depth: int) -> int:
@@ -17,26 +38,126 @@ def count_plain_blocks(depth: int) -> int:
     return round(depth * PLAIN_BLOCKS_OF_24 / 24)
 
 
-def attend_values(attention: nn.MultiheadAttention, tokens: torch.Tensor) -> torch.Tensor:
-    """Self-attention with the values as queries and keys too: tokens (B, L, D), normed, to (B, L, D)."""
-    batch, length, width = tokens.shape
-    weight = attention.in_proj_weight[2 * width :]
-    bias = attention.in_proj_bias[2 * width :] if attention.in_proj_bias is not None else None
-    values = functional.linear(tokens, weight, bias)
-    values = values.view(batch, length, attention.num_heads, -1).transpose(1, 2)
-    mixed = functional.scaled_dot_product_attention(values, values, values)
-    return attention.out_proj(mixed.transpose(1, 2).reshape(batch, length, width))  # type: ignore[no-any-return]
+class Block:
+    """A residual block of open_clip: layer norm, attention, layer norm, MLP, each added to the tokens.
 
-
-def run_value_block(block: nn.Module, tokens: torch.Tensor, direction: ValueAttention) -> torch.Tensor:
-    """A residual block with value-value attention: tokens (B, L, D) to (B, L, D).
-
-    ``across_batch`` attends over B at each position, as the released program does; ``across_positions`` over L.
+    ``shared`` uses the block's own weights, ``cast`` a copy of type ``dtype``; both let gradients through to the tokens.
+    ``packed`` (float32 or bf16) and ``int8`` (tokens of type ``dtype``) are for inference on an x86 processor. Layer norms and
+    softmax sum up in float32 whatever the type of the tokens.
     """
-    normed = block.ln_1(tokens)  # type: ignore[operator]
-    if direction == "across_batch":
-        attended = attend_values(block.attn, normed.transpose(0, 1)).transpose(0, 1)  # type: ignore[arg-type]
-    else:
-        attended = attend_values(block.attn, normed)  # type: ignore[arg-type]
-    tokens = tokens + block.ls_1(attended)  # type: ignore[operator]
-    return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))  # type: ignore[operator, no-any-return]
+
+    def __init__(self, block: nn.Module, form: Form = "shared", dtype: torch.dtype = torch.float32, rows: int = 1) -> None:
+        attention: nn.MultiheadAttention = block.attn  # type: ignore[assignment]
+        self.heads = attention.num_heads
+        up, down = block.mlp.c_fc, block.mlp.c_proj  # type: ignore[union-attr]
+        fused: Activation = "gelu" if form in ("packed", "int8") and isinstance(block.mlp.gelu, nn.GELU) else "none"  # type: ignore[union-attr]
+        make = _find_maker(form, dtype, rows)
+        weight, bias, width = attention.in_proj_weight, attention.in_proj_bias, attention.embed_dim
+        self.project_in = make(weight, bias, "none")
+        self.project_values: Linear | None = None
+        if form in ("shared", "cast"):
+            self.project_values = make(weight[2 * width :], bias[2 * width :] if bias is not None else None, "none")
+        self.project_out = make(attention.out_proj.weight, attention.out_proj.bias, "none")
+        self.expand = make(up.weight, up.bias, fused)
+        self.contract = make(down.weight, down.bias, "none")
+        self.activate = nn.Identity() if fused == "gelu" else block.mlp.gelu  # type: ignore[union-attr]
+        self.norm_1, self.norm_2 = (_copy_norm(norm, form, dtype) for norm in (block.ln_1, block.ln_2))
+        self.scale_1, self.scale_2 = block.ls_1, block.ls_2
+
+    def __call__(self, tokens: torch.Tensor, lengths: Sequence[int] | None = None, causal: bool = False) -> torch.Tensor:
+        """Tokens (B, L, D) to (B, L, D); with ``lengths``, (1, sum of lengths, D), sequences one behind the other."""
+        if tokens.device.type == "cpu" and not torch.is_grad_enabled():
+            parts = tokens.split(list(lengths), dim=1) if lengths else tokens.split(max(1, ROWS_AT_ONCE // tokens.shape[1]))
+            if len(parts) > 1:
+                return torch.cat([self._run(part, None, causal) for part in parts], dim=1 if lengths else 0)
+        return self._run(tokens, lengths, causal)
+
+    def attend_values(self, tokens: torch.Tensor, direction: ValueAttention) -> torch.Tensor:
+        """The block with the values as queries and keys too: tokens (B, L, D) to (B, L, D).
+
+        ``across_batch`` attends over B at each position, as the released program does; ``across_positions`` over L.
+        """
+        if direction == "across_positions":
+            return self._feed(tokens + self.scale_1(self._mix_values(self.norm_1(tokens))))
+        attended = self._mix_values(self.norm_1(tokens).transpose(0, 1)).transpose(0, 1)
+        return self._feed(tokens + self.scale_1(attended))
+
+    def _run(self, tokens: torch.Tensor, lengths: Sequence[int] | None, causal: bool) -> torch.Tensor:
+        projected = self._split_heads(self.project_in(self.norm_1(tokens)), 3)
+        if lengths is None:
+            attended = attend(*projected, causal)
+        else:
+            parts = zip(*(part.split(list(lengths), dim=2) for part in projected), strict=True)
+            attended = torch.cat([attend(*part, causal) for part in parts], dim=1)
+        return self._feed(tokens + self.scale_1(self.project_out(attended)))
+
+    def _feed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The MLP's half of the block."""
+        if tokens.device.type == "cpu" and not torch.is_grad_enabled() and tokens.numel() > ROWS_AT_ONCE * tokens.shape[-1]:
+            return torch.cat([self._feed_part(part) for part in tokens.split(max(1, ROWS_AT_ONCE // tokens.shape[1]))])
+        return self._feed_part(tokens)
+
+    def _feed_part(self, tokens: torch.Tensor) -> torch.Tensor:
+        hidden = self.activate(self.expand(self.norm_2(tokens)))
+        return tokens + self.scale_2(self.contract(hidden))  # type: ignore[no-any-return]
+
+    def _mix_values(self, normed: torch.Tensor) -> torch.Tensor:
+        """Value-value attention over the second axis of (B, L, D)."""
+        if self.project_values is None:
+            raise TypeError("value-value attention is for training: it needs a block that is shared or cast")
+        values = self.project_values(normed)
+        if normed.shape[1] == 1:
+            return self.project_out(values)
+        (heads,) = self._split_heads(values, 1)
+        return self.project_out(attend(heads, heads, heads))
+
+    def _split_heads(self, projected: torch.Tensor, parts: int) -> tuple[torch.Tensor, ...]:
+        """(B, L, parts * D) to ``parts`` of (B, heads, L, D / heads)."""
+        batch, length, _ = projected.shape
+        return projected.view(batch, length, parts, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, causal: bool = False) -> torch.Tensor:
+    """Scaled dot-product attention of (B, H, L, D / H) each, to (B, L, D)."""
+    long = query.device.type == "cpu" and query.shape[2] >= LONG and not causal and not torch.is_grad_enabled()
+    if long and query.dtype in (torch.float32, torch.bfloat16) and has_onednn() and not _has_amx():
+        return _attend_by_heads(query, key, value)
+    mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=causal)
+    return mixed.transpose(1, 2).flatten(2)
+
+
+def _attend_by_heads(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """One head at a time, so that its weights (L, L) stay in the cache and go when it is done."""
+    batch, heads, length, width = query.shape
+    mixed = query.new_empty(batch, length, heads, width)
+    scale = width**-0.5
+    for image in range(batch):
+        for head in range(heads):
+            scores = multiply_transposed((query[image, head] * scale).contiguous(), key[image, head].contiguous())
+            mixed[image, :, head] = multiply_transposed(scores.softmax(dim=-1), value[image, head].t().contiguous())
+    return mixed.flatten(2)
+
+
+def _has_amx() -> bool:
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16"))
+
+
+def _find_maker(form: Form, dtype: torch.dtype, rows: int) -> Callable[[torch.Tensor, torch.Tensor | None, Activation], Linear]:
+    def make(weight: torch.Tensor, bias: torch.Tensor | None, activation: Activation) -> Linear:
+        if form == "shared":
+            return PlainLinear(weight, bias)
+        if form == "int8":
+            return Int8Linear(weight, bias, rows, activation, dtype)
+        cast, cast_bias = weight.detach().to(dtype), bias.detach().to(dtype) if bias is not None else None
+        return PlainLinear(cast, cast_bias) if form == "cast" else PackedLinear(cast, cast_bias, rows, activation)
+
+    return make
+
+
+def _copy_norm(norm: nn.Module, form: Form, dtype: torch.dtype) -> Linear:
+    """A layer norm on tokens of type ``dtype``; its sums are float32 within."""
+    if form == "shared":
+        return norm
+    weight, bias = norm.weight.detach().to(dtype), norm.bias.detach().to(dtype)  # type: ignore[union-attr,operator]
+    return lambda tokens: functional.layer_norm(tokens, tokens.shape[-1:], weight, bias, norm.eps)  # type: ignore[arg-type]

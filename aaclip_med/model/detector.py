@@ -7,11 +7,15 @@ from typing import NamedTuple
 import open_clip
 import torch
 from torch.nn import Module, functional
+from torch.utils.checkpoint import checkpoint
 
 from aaclip_med.errors import InputError
 from aaclip_med.model.adapters import ImageAdapter, build_text_adapter, initialise, mix
-from aaclip_med.model.attention import count_plain_blocks, run_value_block
+from aaclip_med.model.attention import count_plain_blocks
 from aaclip_med.model.config import DetectorConfig
+from aaclip_med.model.linear import has_onednn
+from aaclip_med.model.precision import autocast, choose_dtype
+from aaclip_med.model.preprocess import find_foreground
 from aaclip_med.model.similarity import Domain, score_detection, sum_levels
 from aaclip_med.model.towers import Tower
 from aaclip_med.presets import build_prompts
@@ -70,26 +74,76 @@ class Detector(Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
-    def encode_image(self, images: torch.Tensor) -> ImageFeatures:
-        """Patch features of every level and the detection token of (B, 3, H, W)."""
-        tokens = self.tower.embed_images(images)
+    def prepare_inference(self, dtype: torch.dtype) -> Detector:
+        """Run the vision tower in ``dtype`` from here on, without gradients: float32, bf16, fp16, or ``torch.int8``.
+
+        To be called once, on the device that it will run on, after the anchors are made. The frozen weights are stored in that
+        type; text, layer norms, softmax, similarity and maps stay in float32. int8 is for CPUs: weights and activations of the
+        blocks' linear maps have 8 bits, all else is bf16 where the processor has it, else float32.
+        """
+        last = self.levels[-1] if self.adapted else None
+        if self.device.type != "cpu" or not has_onednn():
+            self.tower.lower_vision("cast", dtype, last)
+        elif dtype == torch.int8:
+            self.tower.lower_vision("int8", choose_dtype("auto", self.device), last)
+        elif dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            self.tower.lower_vision("packed", dtype, last)
+        else:
+            self.tower.lower_vision("cast", dtype, last)
+        return self
+
+    def prepare_training(self, dtype: torch.dtype) -> Detector:
+        """Run the frozen vision tower in ``dtype`` from here on, with gradients for what lies before it. Text stays float32."""
+        if dtype != torch.float32:
+            self.tower.lower_vision("cast", dtype)
+        return self
+
+    def encode_image(
+        self, images: torch.Tensor, foreground: torch.Tensor | None = None, checkpointing: bool = False
+    ) -> ImageFeatures:
+        """Patch features of every level and the detection token of (B, 3, H, W).
+
+        foreground: (B, L) bool; other patches do not enter the tower, and their features are 0. At least one in each image.
+        checkpointing: forget what a block computed and compute it again for the gradient.
+        """
+        tokens = self.tower.embed_images(images).to(self.tower.token_dtype)
+        present, lengths = None, None
+        if foreground is not None:
+            present = torch.cat([foreground.new_ones(len(foreground), 1), foreground], dim=1)
+            lengths = present.sum(dim=1).tolist()
+            tokens = tokens[present].unsqueeze(0)
         taps: list[torch.Tensor] = []
-        for number, block in enumerate(self.tower.vision_blocks, start=1):
-            tokens = block(tokens)
+        last = self.levels[-1] if self.adapted else None
+        for number, block in enumerate(self.tower.vision_steps[:last], start=1):
+            if checkpointing and tokens.requires_grad:
+                tokens = checkpoint(block, tokens, lengths, use_reentrant=False)
+            else:
+                tokens = block(tokens, lengths)
             if self.adapted and number <= self.image_blocks:
-                tokens = mix(tokens, self.image_adapter.layer_adapters[number - 1](tokens), self.config.image_mix)
+                with autocast(self.device, tokens.dtype):
+                    adapted = self.image_adapter.layer_adapters[number - 1](tokens)
+                tokens = mix(tokens, adapted, self.config.image_mix)
             if number in self.levels:
                 taps.append(tokens)
-            if self.adapted and number == self.levels[-1]:
-                break
+        if present is not None:
+            taps = [_spread(tap[0], present) for tap in taps]
+            tokens = _spread(tokens[0], present) if not self.adapted else tokens
         if not self.adapted:
             levels = [functional.normalize(self.tower.project_patches(tap[:, 1:]), dim=-1) for tap in taps]
-            return ImageFeatures(levels, functional.normalize(self.tower.project_patches(tokens[:, 0]), dim=-1))
-        normed = [self.tower.clip.visual.ln_post(tap[:, 1:]) for tap in taps]
-        levels = [
-            functional.normalize(project(tap), dim=-1) for project, tap in zip(self.image_adapter.seg_proj, normed, strict=True)
-        ]
-        detection = functional.normalize(self.image_adapter.det_proj(normed[-1]), dim=-1).mean(dim=1)
+            detection = functional.normalize(self.tower.project_patches(tokens[:, 0]), dim=-1)
+        else:
+            visual = self.tower.clip.visual
+            normed = [visual.ln_post(tap[:, 1:].to(visual.ln_post.weight.dtype)) for tap in taps]
+            with autocast(self.device, tokens.dtype):
+                projected = [project(tap) for project, tap in zip(self.image_adapter.seg_proj, normed, strict=True)]
+                token = self.image_adapter.det_proj(normed[-1])
+            levels = [functional.normalize(_full(level), dim=-1) for level in projected]
+            detections = functional.normalize(_full(token), dim=-1)
+            detection = detections.mean(dim=1)
+            if foreground is not None:
+                detection = (detections * foreground.unsqueeze(2)).sum(dim=1) / foreground.sum(dim=1, keepdim=True)
+        if foreground is not None:
+            levels = [level * foreground.unsqueeze(2) for level in levels]
         return ImageFeatures(levels, detection)
 
     def encode_value_image(self, images: torch.Tensor) -> ImageFeatures:
@@ -98,25 +152,36 @@ class Detector(Module):
         A level is the unit patch features plus the plain tower's unit image embedding, (B, L, E), not of unit norm;
         ``detection`` is that embedding, (B, E).
         """
-        embedded = self.tower.embed_images(images)
+        return self.encode_values(*self.encode_trunk(images))
+
+    def encode_trunk(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What stage 1 sees of an image whatever its batch: the tokens where value-value attention starts, (B, 1 + L, D), and
+        the plain tower's unit image embedding (B, E)."""
+        plain = trunk = self.tower.embed_images(images).to(self.tower.token_dtype)
         plain_blocks = count_plain_blocks(len(self.tower.vision_blocks))
-        plain = values = embedded
-        levels: list[torch.Tensor] = []
-        for number, block in enumerate(self.tower.vision_blocks, start=1):
+        for number, block in enumerate(self.tower.vision_steps, start=1):
             plain = block(plain)
-            direction = self.config.fidelity.value_attention
-            values = plain if number <= plain_blocks else run_value_block(block, values, direction)
+            trunk = plain if number <= plain_blocks else trunk
+        return trunk, functional.normalize(self.tower.project_patches(plain[:, 0]), dim=-1)
+
+    def encode_values(self, trunk: torch.Tensor, embedding: torch.Tensor) -> ImageFeatures:
+        """The rest of stage 1's view (see ``encode_value_image``) of what ``encode_trunk`` gave."""
+        direction = self.config.fidelity.value_attention
+        plain_blocks = count_plain_blocks(len(self.tower.vision_blocks))
+        levels: list[torch.Tensor] = []
+        values = trunk
+        for number, block in enumerate(self.tower.vision_steps[: self.levels[-1]], start=1):
+            values = values if number <= plain_blocks else block.attend_values(values, direction)
             if number in self.levels:
                 levels.append(functional.normalize(self.tower.project_patches(values[:, 1:]), dim=-1))
-        embedding = functional.normalize(self.tower.project_patches(plain[:, 0]), dim=-1)
         return ImageFeatures([level + embedding.unsqueeze(1) for level in levels], embedding)
 
     def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Token ids (N, T) to embeddings (N, E), not normalised."""
+        """Token ids (N, T) to embeddings (N, E), not normalised. What follows the end of all texts is left out: none sees it."""
+        tokens = tokens[:, : int(tokens.argmax(dim=-1).max()) + 1]
         hidden = self.tower.embed_texts(tokens)
-        mask = self.tower.clip.attn_mask
-        for number, block in enumerate(self.tower.text_blocks, start=1):
-            hidden = block(hidden, attn_mask=mask)
+        for number, block in enumerate(self.tower.text_steps, start=1):
+            hidden = block(hidden, causal=True)
             if self.adapted and number <= self.text_blocks:
                 hidden = mix(hidden, self.text_adapter[number - 1](hidden), self.config.text_mix)
         pooled = self.tower.pool_texts(hidden, tokens)
@@ -132,11 +197,16 @@ class Detector(Module):
         return torch.stack(anchors, dim=1)
 
     def forward(
-        self, images: torch.Tensor, anchors: torch.Tensor, domain: Domain = "medical"
+        self, images: torch.Tensor, anchors: torch.Tensor, domain: Domain = "medical", drop_background: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Heatmap (B, 1, H, W), the sum over levels, and detection score (B,) of (B, 3, H, W)."""
-        features = self.encode_image(images)
-        heatmap = sum_levels(features.levels, anchors, self.config.image_size, domain)
+        """Heatmap (B, 1, H, W), the sum over levels, and detection score (B,) of (B, 3, H, W).
+
+        drop_background: patches that are black throughout do not enter the tower, and get the lowest score of their image.
+            Faster by the share of such patches, and approximate, since the others do not attend to them any more.
+        """
+        foreground = find_foreground(images, self.tower.clip.visual.patch_size[0]) if drop_background else None
+        features = self.encode_image(images, foreground)
+        heatmap = sum_levels(features.levels, anchors, self.config.image_size, domain, foreground)
         return heatmap, score_detection(features.detection, anchors)
 
     def adapter_state(self) -> dict[str, torch.Tensor]:
@@ -147,3 +217,14 @@ class Detector(Module):
             for part, module in parts.items()
             for name, tensor in module.state_dict().items()
         }
+
+
+def _spread(tokens: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """Tokens (sum of ``present``, D) to (B, L, D), 0 where ``present`` (B, L) is False."""
+    spread = tokens.new_zeros(*present.shape, tokens.shape[-1])
+    spread[present] = tokens
+    return spread
+
+
+def _full(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor

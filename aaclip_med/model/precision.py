@@ -8,11 +8,12 @@ from typing import Literal
 import torch
 
 from aaclip_med.errors import InputError
+from aaclip_med.model.linear import has_onednn
 
-PrecisionName = Literal["auto", "float32", "bf16", "fp16"]
+PrecisionName = Literal["auto", "float32", "bf16", "fp16", "int8"]
 
-PRECISIONS: tuple[PrecisionName, ...] = ("auto", "float32", "bf16", "fp16")
-_DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS: tuple[PrecisionName, ...] = ("auto", "float32", "bf16", "fp16", "int8")
+_DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
 
 
 def choose_device(name: str) -> torch.device:
@@ -33,15 +34,17 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The autocast type; ``auto`` is bf16 where the processor multiplies it natively, else float32.
+    """What the tower is run in; ``auto`` is bf16 where the processor multiplies it natively, else float32.
 
     Raises:
-        InputError: the precision is unknown, or fp16 on a CPU.
+        InputError: the precision is unknown, fp16 on a CPU, or int8 elsewhere than on an x86 processor.
     """
     if precision not in PRECISIONS:
         raise InputError(f"unknown precision '{precision}'; take one of {', '.join(PRECISIONS)}")
     if precision == "fp16" and device.type == "cpu":
         raise InputError("precision 'fp16' needs a GPU; take bf16 or float32 on a CPU")
+    if precision == "int8" and (device.type != "cpu" or not has_onednn()):
+        raise InputError("precision 'int8' is for x86 processors; take bf16 or fp16 on a GPU, float32 elsewhere")
     if precision != "auto":
         return _DTYPES[precision]
     if device.type == "cuda":
@@ -54,4 +57,4 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[None]:
     """Autocast to ``dtype`` on ``device``; nothing for float32."""
-    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+    return torch.autocast(device.type, dtype, enabled=dtype in (torch.bfloat16, torch.float16))

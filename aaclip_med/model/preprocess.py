@@ -7,6 +7,9 @@ from torch.nn import functional
 
 from aaclip_med.model.config import CLIP_MEAN, CLIP_STD
 
+BLACK = 1e-4
+"""What a normalised value may be above that of black: rounding, not grey."""
+
 
 def resize_slices(slices: torch.Tensor, size: int) -> torch.Tensor:
     """Windowed slices (B, C, H, W) in [0, 1] to (B, C, size, size), bicubic with antialiasing, still in [0, 1]."""
@@ -24,3 +27,10 @@ def normalise_slices(slices: torch.Tensor) -> torch.Tensor:
     mean = slices.new_tensor(CLIP_MEAN).view(1, 3, 1, 1)
     std = slices.new_tensor(CLIP_STD).view(1, 3, 1, 1)
     return (slices.expand(-1, 3, -1, -1) - mean) / std
+
+
+def find_foreground(images: torch.Tensor, patch: int) -> torch.Tensor:
+    """Which patches (B, L) bool of normalised slices (B, 3, H, W) are not black throughout; all of them in a black image."""
+    brightness = (images - normalise_slices(images.new_zeros(1, 1, 1, 1))).amax(dim=1, keepdim=True)
+    foreground = functional.max_pool2d(brightness, patch).flatten(1) > BLACK
+    return foreground | ~foreground.any(dim=1, keepdim=True)

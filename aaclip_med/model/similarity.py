@@ -31,14 +31,29 @@ def map_probabilities(patches: torch.Tensor, anchors: torch.Tensor, size: int) -
 
 def map_anomaly(patches: torch.Tensor, anchors: torch.Tensor, size: int, domain: Domain = "medical") -> torch.Tensor:
     """The test-time map of one level: (B, 1, size, size), (abnormal + 1 - normal) / 2 of the logits, blurred, enlarged."""
-    logits = compare_patches(patches, anchors)
-    scores = (logits[:, 1:] + 1.0 - logits[:, :1]) / 2.0
-    return functional.interpolate(blur(scores, *BLUR[domain]), size=(size, size), mode="bilinear", align_corners=True)
+    return sum_levels([patches], anchors, size, domain)
 
 
-def sum_levels(levels: Sequence[torch.Tensor], anchors: torch.Tensor, size: int, domain: Domain = "medical") -> torch.Tensor:
-    """The heatmap (B, 1, size, size): the sum of the levels' test-time maps."""
-    return torch.stack([map_anomaly(patches, anchors, size, domain) for patches in levels]).sum(dim=0)
+def sum_levels(
+    levels: Sequence[torch.Tensor],
+    anchors: torch.Tensor,
+    size: int,
+    domain: Domain = "medical",
+    foreground: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The heatmap (B, 1, size, size): the sum of the levels' test-time maps, blurred and enlarged as one.
+
+    Outside ``foreground`` (B, L) bool a map holds its image's lowest score before it is blurred.
+    """
+    contrast = anchors[..., 1:] - anchors[..., :1]
+    scores = torch.stack([torch.matmul(patches, contrast)[..., 0] for patches in levels]).sum(dim=0)
+    scores = (LOGIT_SCALE * scores + len(levels)) / 2.0
+    if foreground is not None:
+        lowest = scores.masked_fill(~foreground, torch.inf).amin(dim=1, keepdim=True)
+        scores = torch.where(foreground, scores, lowest)
+    side = round(scores.shape[1] ** 0.5)
+    blurred = blur(scores.view(-1, 1, side, side), *BLUR[domain])
+    return functional.interpolate(blurred, size=(size, size), mode="bilinear", align_corners=True)
 
 
 def score_detection(detection: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from open_clip.transformer import VisionTransformer
 from torch import nn
 
 from aaclip_med.errors import InputError
+from aaclip_med.model.attention import Block, Form
 from aaclip_med.model.config import TINY, TINY_TOWER, ActivationName
 
 
@@ -26,6 +27,8 @@ class Tower(nn.Module):
         self.clip = clip
         self.requires_grad_(False)
         self.eval()
+        self._lowered: list[Block] | None = None
+        self._lowered_to: tuple[Form, torch.dtype] = ("shared", torch.float32)
 
     def train(self, mode: bool = True) -> Tower:
         """Stay in evaluation mode."""
@@ -41,6 +44,34 @@ class Tower(nn.Module):
     def text_blocks(self) -> nn.ModuleList:
         """The residual attention blocks of the text tower, in order."""
         return self.clip.transformer.resblocks  # type: ignore[no-any-return]
+
+    @property
+    def vision_steps(self) -> list[Block]:
+        """The vision tower's blocks as they are run: on open_clip's own weights, or on those of ``lower_vision``."""
+        return self._lowered if self._lowered is not None else [Block(block) for block in self.vision_blocks]
+
+    @property
+    def token_dtype(self) -> torch.dtype:
+        """The type of the vision tower's tokens."""
+        return self._lowered_to[1] if self._lowered is not None else self.clip.visual.positional_embedding.dtype  # type: ignore[no-any-return]
+
+    @property
+    def text_steps(self) -> list[Block]:
+        """The text tower's blocks as they are run."""
+        return [Block(block) for block in self.text_blocks]
+
+    def lower_vision(self, form: Form, dtype: torch.dtype, blocks: int | None = None) -> None:
+        """Run the vision tower's blocks in another form (see ``Block``), the first ``blocks`` of them, from here on.
+
+        ``packed`` and ``int8`` take open_clip's blocks out of the tower, whose memory is free once nobody else holds them.
+        """
+        if self._lowered_to == (form, dtype):
+            return
+        rows = self.grid[0] * self.grid[1] + 1
+        self._lowered_to = (form, dtype)
+        self._lowered = [Block(block, form, dtype, rows) for block in self.vision_blocks[:blocks]]
+        if form in ("packed", "int8"):
+            self.clip.visual.transformer.resblocks = nn.ModuleList()
 
     @property
     def vision_width(self) -> int:
@@ -74,11 +105,11 @@ class Tower(nn.Module):
     def project_patches(self, tokens: torch.Tensor) -> torch.Tensor:
         """Patch tokens (B, L, D) through the tower's own final norm and projection: (B, L, E)."""
         visual = self.clip.visual
-        return visual.ln_post(tokens) @ visual.proj  # type: ignore[no-any-return]
+        return visual.ln_post(tokens.to(visual.proj.dtype)) @ visual.proj  # type: ignore[no-any-return]
 
     def embed_texts(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Token ids (N, T) to the first block's tokens (N, T, D)."""
-        return self.clip.token_embedding(tokens) + self.clip.positional_embedding  # type: ignore[no-any-return]
+        """Token ids (N, T), T up to the context length, to the first block's tokens (N, T, D)."""
+        return self.clip.token_embedding(tokens) + self.clip.positional_embedding[: tokens.shape[1]]  # type: ignore[no-any-return]
 
     def pool_texts(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """The last block's tokens (N, T, D), normed, at the end-of-text position: (N, D)."""

@@ -1,0 +1,117 @@
+"""The frozen towers' linear maps, each in the form that the hardware does well.
+
+On x86 processors torch's float32 product goes to MKL, which is slow on some of them; oneDNN's own kernels, which torch carries
+for compiled models, run at full speed on all, take weights packed once, and apply GELU on the way out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch.nn import functional
+
+Linear = Callable[[torch.Tensor], torch.Tensor]
+"""Tokens (..., C) to (..., C')."""
+
+Activation = Literal["none", "gelu"]
+
+
+def has_onednn() -> bool:
+    """Whether oneDNN's kernels for linear maps are there: an x86 processor, and a torch that was built with them."""
+    return bool(torch.backends.mkldnn.is_available()) and torch.backends.cpu.get_cpu_capability().startswith("AVX")
+
+
+def apply_linear(tokens: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """A frozen linear map of tokens (..., C) that lets gradients through to the tokens, and none to the weight."""
+    if tokens.device.type == "cpu" and tokens.dtype == weight.dtype == torch.float32 and has_onednn():
+        return _FrozenLinear.apply(tokens, weight, bias)  # type: ignore[no-any-return,no-untyped-call]
+    return functional.linear(tokens, weight, bias)
+
+
+def multiply_transposed(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """``left @ right.T`` of (M, K) and (N, K) by oneDNN's kernel, without gradients."""
+    return _call_onednn(left, right, None, "none")
+
+
+class PlainLinear:
+    """A frozen linear map in any precision, on any device."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        self.weight = weight
+        self.bias = bias
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(..., C) to (..., C')."""
+        return apply_linear(tokens, self.weight, self.bias)
+
+
+class PackedLinear:
+    """float32 or bf16 on an x86 processor, without gradients; the weight is laid out once as oneDNN wants it."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, rows: int, activation: Activation = "none") -> None:
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
+        self.bias = bias.detach() if bias is not None else None
+        self.activation = activation
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(..., C) to (..., C')."""
+        return _call_onednn(tokens, self.weight, self.bias, self.activation)
+
+
+class Int8Linear:
+    """8-bit weights, a scale for each output; 8-bit activations, a scale and a zero for each call. (..., C) to (..., C').
+
+    For x86 processors; those with VNNI multiply 8-bit numbers at twice the rate of bf16. ``dtype``: the result's.
+    """
+
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        rows: int,
+        activation: Activation = "none",
+        dtype: torch.dtype = torch.bfloat16,
+    ) -> None:
+        full = weight.detach().float()
+        self.scales = full.abs().amax(dim=1).clamp(min=1e-12) / 127.0
+        rounded = (full / self.scales[:, None]).round().to(torch.int8)
+        self.weight = torch.ops.onednn.qlinear_prepack(rounded, [rows, full.shape[1]])
+        self.zeros = torch.zeros(len(full), dtype=torch.int32)
+        self.bias = bias.detach().float() if bias is not None else None
+        self.activation = activation
+        self.dtype = dtype
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(..., C) to (..., C')."""
+        low, high = (float(value) for value in tokens.aminmax())
+        low, high = min(low, 0.0), max(high, 0.0)
+        scale = max(high - low, 1e-12) / 255.0
+        zero = round(-low / scale)
+        rounded = (tokens.float() * (1.0 / scale)).round_().add_(zero).clamp_(0, 255).to(torch.uint8)
+        arguments: tuple[Any, ...] = (self.scales, self.zeros, self.bias, 1.0, 0, self.dtype, self.activation, [], "none")
+        flat = rounded.flatten(0, -2)
+        mapped: torch.Tensor = torch.ops.onednn.qlinear_pointwise(flat, scale, zero, self.weight, *arguments)
+        return mapped.view(*tokens.shape[:-1], mapped.shape[-1])
+
+
+class _FrozenLinear(torch.autograd.Function):
+    """oneDNN's float32 kernel both ways; the weight gets no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        ctx.save_for_backward(weight)
+        return _call_onednn(tokens, weight, bias, "none")
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        return _call_onednn(gradients[0].contiguous(), weight.t(), None, "none"), None, None
+
+
+def _call_onednn(
+    tokens: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: Activation
+) -> torch.Tensor:
+    mapped: torch.Tensor = torch.ops.mkldnn._linear_pointwise(tokens, weight, bias, activation, [], "none")
+    return mapped

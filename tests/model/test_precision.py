@@ -1,0 +1,151 @@
+"""Precisions, packed weights and dropped background: what they change, and what they do not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+from towers import TOY_TOWER, toy_state
+
+from aaclip_med import build_detector
+from aaclip_med.errors import InputError
+from aaclip_med.model import attention
+from aaclip_med.model.attention import Block, attend
+from aaclip_med.model.linear import PlainLinear, has_onednn
+from aaclip_med.model.precision import choose_dtype
+from aaclip_med.model.preprocess import find_foreground, normalise_slices
+
+CPU = torch.device("cpu")
+needs_onednn = pytest.mark.skipif(not has_onednn(), reason="needs an x86 processor and oneDNN")
+
+
+@pytest.fixture(scope="module")
+def heads() -> torch.Tensor:
+    """Slices (3, 3, 160, 160) of discs with texture on black, normalised."""
+    generator = torch.Generator().manual_seed(1)
+    rows, columns = torch.meshgrid(torch.arange(160), torch.arange(160), indexing="ij")
+    discs = torch.stack([((rows - 80) ** 2 + (columns - 70) ** 2) < radius**2 for radius in (50, 60, 40)]).unsqueeze(1)
+    return normalise_slices(discs * (0.3 + 0.6 * torch.rand(3, 1, 160, 160, generator=generator)))
+
+
+def score(heads, dtype=None, **options):
+    detector = build_detector("tiny").eval()
+    with torch.inference_mode():
+        anchors = detector.encode_noun("scan")
+        if dtype is not None:
+            detector.prepare_inference(dtype)
+        return detector(heads, anchors, **options)
+
+
+def correlate(one, other):
+    return np.corrcoef(one.flatten().numpy(), other.flatten().numpy())[0, 1]
+
+
+def test_packed_float32_is_float32(heads):
+    for found, wanted in zip(score(heads, torch.float32), score(heads), strict=True):
+        assert_close(found, wanted, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(("dtype", "least"), [(torch.bfloat16, 0.999), (torch.int8, 0.98)])
+@needs_onednn
+def test_heatmaps_of_fewer_bits_are_almost_those_of_float32(heads, dtype, least):
+    (found, scores), (wanted, full_scores) = score(heads, dtype), score(heads)
+    assert correlate(found, wanted) > least
+    assert found.dtype == scores.dtype == torch.float32
+    assert_close(scores, full_scores, rtol=0, atol=0.02)
+    assert not torch.equal(found, wanted)
+
+
+@needs_onednn
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+def test_a_prepared_towers_slice_scores_the_same_alone_and_in_company(heads, dtype):
+    together, alone = score(heads, dtype)[0], score(heads[:1], dtype)[0]
+    if dtype == torch.int8:
+        assert correlate(alone, together[:1]) > 0.98
+    else:
+        assert_close(alone, together[:1], rtol=0, atol=1e-3 if dtype == torch.float32 else 0.5)
+
+
+@needs_onednn
+def test_a_packed_tower_gives_its_first_weights_back(heads):
+    detector = build_detector("tiny").eval()
+    full = sum(parameter.numel() for parameter in detector.tower.clip.visual.parameters())
+    detector.prepare_inference(torch.bfloat16)
+    assert sum(parameter.numel() for parameter in detector.tower.clip.visual.parameters()) < full / 5
+    with pytest.raises(TypeError, match="value-value attention is for training"):
+        detector.encode_values(torch.zeros(1, 401, 128, dtype=torch.bfloat16), torch.zeros(1, 128))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_head_by_head_is_attention(dtype):
+    generator = torch.Generator().manual_seed(2)
+    query, key, value = (torch.randn(2, 4, 530, 16, generator=generator).to(dtype) for _ in range(3))
+    wanted = torch.nn.functional.scaled_dot_product_attention(*(part.double() for part in (query, key, value)))
+    with torch.no_grad():
+        found = attend(query, key, value)
+    assert found.shape == (2, 530, 64)
+    assert_close(found.double(), wanted.transpose(1, 2).flatten(2), rtol=0, atol=1e-5 if dtype == torch.float32 else 0.02)
+
+
+def test_gradients_pass_a_frozen_linear_map_and_leave_it_alone():
+    generator = torch.Generator().manual_seed(3)
+    weight, bias, tokens = (torch.randn(*shape, generator=generator) for shape in ((7, 5), (7,), (2, 3, 5)))
+    tokens.requires_grad_()
+    (PlainLinear(weight, bias)(tokens) ** 2).sum().backward()
+    again = tokens.detach().double().requires_grad_()
+    (torch.nn.functional.linear(again, weight.double(), bias.double()) ** 2).sum().backward()
+    assert_close(tokens.grad.double(), again.grad, rtol=1e-4, atol=1e-4)
+    assert weight.grad is None
+
+
+def test_a_block_is_open_clips_own(monkeypatch):
+    clip = build_detector(TOY_TOWER, toy_state()).tower.clip
+    tokens = torch.randn(5, 26, 64, generator=torch.Generator().manual_seed(4))
+    block = clip.visual.transformer.resblocks[0]
+    monkeypatch.setattr(attention, "ROWS_AT_ONCE", 60)
+    with torch.no_grad():
+        assert_close(Block(block)(tokens), block(tokens), rtol=0, atol=1e-5)
+        joined = torch.cat([tokens[:1, :9], tokens[1:2]], dim=1)
+        found = Block(block)(joined, [9, 26])
+        assert_close(found[:, :9], block(tokens[:1, :9]), rtol=0, atol=1e-5)
+        assert_close(found[:, 9:], block(tokens[1:2]), rtol=0, atol=1e-5)
+    with torch.enable_grad():
+        assert_close(Block(block)(joined, [9, 26]), found, rtol=0, atol=1e-5)
+
+
+def test_dropping_background_changes_little_where_there_is_something_to_see(heads):
+    (found, _), (wanted, _) = score(heads, drop_background=True), score(heads)
+    inside = (heads > heads.amin()).any(dim=1, keepdim=True)
+    assert correlate(found[inside], wanted[inside]) > 0.6
+    assert not torch.equal(found, wanted)
+
+
+def test_dropping_background_changes_nothing_where_there_is_none():
+    images = normalise_slices(torch.rand(2, 1, 160, 160, generator=torch.Generator().manual_seed(5)) * 0.5 + 0.2)
+    for found, wanted in zip(score(images, drop_background=True), score(images), strict=True):
+        assert_close(found, wanted, rtol=0, atol=1e-3)
+
+
+def test_a_slice_with_dropped_background_scores_the_same_alone(heads):
+    together, alone = score(heads, drop_background=True)[0], score(heads[1:2], drop_background=True)[0]
+    assert_close(alone, together[1:2], rtol=0, atol=1e-3)
+
+
+def test_foreground_is_every_patch_with_something_in_it():
+    images = torch.zeros(3, 1, 20, 20)
+    images[0, 0, 5, 9] = 0.01
+    images[1, 0, 16:, :4] = 1.0
+    foreground = find_foreground(normalise_slices(images), 4)
+    assert foreground[0].nonzero().flatten().tolist() == [1 * 5 + 2]
+    assert foreground[1].nonzero().flatten().tolist() == [4 * 5]
+    assert foreground[2].all()
+
+
+def test_precisions_that_a_device_does_not_have_are_refused():
+    with pytest.raises(InputError, match="precision 'fp16' needs a GPU"):
+        choose_dtype("fp16", CPU)
+    with pytest.raises(InputError, match="precision 'int8' is for x86 processors"):
+        choose_dtype("int8", torch.device("cuda"))
+    with pytest.raises(InputError, match="unknown precision 'int4'"):
+        choose_dtype("int4", CPU)
