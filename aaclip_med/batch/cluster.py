@@ -97,7 +97,7 @@ def score_on_cluster(
                 for row in rows:
                     tally.add(row)
                     progress.advance(row)
-        _check(ray.get(workers[0].finish.remote(found)))
+        _check(_fetch(ray, workers[0].finish.remote(found)))
     return tally
 
 
@@ -112,12 +112,20 @@ def _hand_out(ray: Any, workers: list[Any], chunks: list[list[Source]]) -> Itera
     while busy:
         (ready,), _ = ray.wait(list(busy), num_returns=1)
         worker = busy.pop(ready)
-        answer = ray.get(ready)
+        answer = _fetch(ray, ready)
         _check(answer if isinstance(answer, str) else None)
         chunk = next(waiting, None)
         if chunk is not None:
             busy[worker.score.remote(chunk)] = worker
         yield answer
+
+
+def _fetch(ray: Any, answer: Any) -> Any:
+    try:
+        return ray.get(answer)
+    except ray.exceptions.RayError as error:
+        reason = str(error).strip().splitlines()[-1][:200]
+        raise AaclipError(f"a Ray worker failed {RETRIES} times ({reason}); the same command goes on where it stopped") from None
 
 
 def _check(failure: str | None) -> None:
@@ -128,13 +136,13 @@ def _check(failure: str | None) -> None:
 @contextmanager
 def _connect(cluster: Cluster) -> Iterator[tuple[Any, int]]:
     """Ray and the number of the cluster's GPUs."""
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or Ray warns of it
     try:
         import ray
     except ImportError:
         raise InputError("--engine ray needs Ray: pip install 'aaclip-med[ray]'") from None
     try:
-        ray.init(address=cluster.address, log_to_driver=False, include_dashboard=False if cluster.address is None else None)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR", include_dashboard=False if cluster.address is None else None)
     except (ConnectionError, ValueError) as error:
         raise InputError(f"no Ray cluster at {cluster.address}: {' '.join(str(error).split())[:120]}") from None
     try:

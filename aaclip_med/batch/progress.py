@@ -145,8 +145,8 @@ class Bar(Progress):
 
 
 def choose_progress(style: Style, stream: TextIO | None = None) -> Progress:
-    """The one asked for; ``auto``: a bar on a terminal, else lines."""
-    stream = stream or sys.stderr
+    """The one asked for; ``auto``: a bar on a terminal, else lines. On the error stream, but JSON lines on standard output."""
+    stream = stream or (sys.stdout if style == "json" else sys.stderr)
     if style == "auto":
         style = "bar" if stream.isatty() else "plain"
     kinds: dict[str, type[Progress]] = {"bar": Bar, "plain": Lines, "json": JsonLines, "none": Quiet}

@@ -6,6 +6,7 @@ volumes or errors go out on its standard output. It ends when its input does, or
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import signal
@@ -114,6 +115,8 @@ class Reader:
     def _drop(self) -> None:
         process, self._process = self._process, None
         if process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(1.0)  # how it died is only known when it is dead
             process.kill()
             process.wait()
             for pipe in (process.stdin, process.stdout):

@@ -1,0 +1,114 @@
+"""What a run leaves behind."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import SimpleITK as sitk  # noqa: N813
+
+from aaclip_med.batch.progress import choose_progress
+from aaclip_med.batch.records import INPUTS, LESIONS, SLICES, VOLUMES
+from aaclip_med.batch.run import Task, score_sources
+from aaclip_med.cli.main import main
+from aaclip_med.data.sources import find_sources
+from aaclip_med.inference.predictor import load_predictor
+from tests.batch.conftest import DEMO, OBLIQUE, Table
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.mark.parametrize("ending", ["nii.gz", "nrrd", "mha"])
+def test_heatmap_mask_and_labels_lie_where_the_scan_does(
+    ending: str, scans: Path, tmp_path: Path, read_tables: Callable[[Path], dict[str, Table]]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["score", str(scans / "case_00.nii.gz"), *DEMO, "--heatmap-format", ending, "--out", str(out)]) == 0
+    images = [sitk.ReadImage(str(next((out / kind).iterdir()))) for kind in ("heatmaps", "masks", "labels")]
+    scan = sitk.ReadImage(str(scans / "case_00.nii.gz"))
+    for image in images:
+        for index in ((0, 0, 0), (27, 29, 2), (9, 11, 1)):
+            np.testing.assert_allclose(
+                image.TransformIndexToPhysicalPoint(index), scan.TransformIndexToPhysicalPoint(index), atol=1e-3
+            )
+    heat, mask, labels = map(sitk.GetArrayFromImage, images)
+    rows = read_tables(out)["lesions"]
+    np.testing.assert_array_equal(mask, heat >= np.float32(0.999))
+    np.testing.assert_array_equal(labels > 0, mask > 0)
+    assert len(rows) == labels.max() > 0
+    for row in rows:
+        k, j, i = np.nonzero(labels == int(row["lesion"]))
+        for axis, found in zip("ijk", (i, j, k), strict=True):
+            assert (int(row[f"{axis}_first"]), int(row[f"{axis}_last"])) == (found.min(), found.max())
+        assert float(row["volume_ml"]) == pytest.approx(len(i) * abs(np.linalg.det(OBLIQUE[:3, :3])) / 1000, rel=1e-5)
+
+
+def test_a_sheared_grid_is_refused_where_the_format_cannot_hold_it(
+    scans: Path, tmp_path: Path, read_tables: Callable[[Path], dict[str, Table]]
+) -> None:
+    sheared = np.diag([2.0, 2.0, 4.0, 1.0])
+    sheared[1, 2] = 1.5
+    nib.save(nib.Nifti1Image(np.asarray(nib.load(scans / "case_00.nii.gz").dataobj), sheared), tmp_path / "tilted.nii.gz")
+    out = tmp_path / "out"
+    assert main(["score", str(tmp_path / "tilted.nii.gz"), *DEMO, "--heatmap-format", "nrrd", "--out", str(out)]) == 1
+    assert "choose nii.gz" in read_tables(out)["volumes"][0]["error"]
+    assert not list(out.rglob("*.nrrd"))
+
+
+def test_parquet_holds_what_csv_holds_and_says_units(scans: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert main(["score", str(scans), *DEMO, "--out", str(out)]) == 3
+    for name, columns in (("volumes", VOLUMES), ("slices", SLICES), ("lesions", LESIONS), ("inputs", INPUTS)):
+        table = pq.read_table(out / f"{name}.parquet")
+        lines = (out / f"{name}.csv").read_text().splitlines()
+        assert table.column_names == [column.name for column in columns] == lines[0].split(",")
+        assert table.num_rows == len(lines) - 1
+        for column in columns:
+            said = table.schema.field(column.name).metadata
+            assert (said[b"unit"].decode(), said[b"meaning"].decode()) == (column.unit, column.meaning)
+    scores = pq.read_table(out / "volumes.parquet").column("score").to_pylist()
+    assert scores[5] is None
+    assert all(0 <= score <= 1 for score in scores[:5] + scores[6:])
+
+
+def test_the_page_on_outputs_names_every_column_with_its_unit() -> None:
+    page = (DOCS / "outputs.md").read_text()
+    for columns in (VOLUMES, SLICES, LESIONS, INPUTS):
+        for column in columns:
+            assert f"| `{column.name}` | {column.unit} | {column.meaning} |" in page
+
+
+def test_names_of_folders_stay_out_of_all_tables_but_one(scans: Path, tmp_path: Path) -> None:
+    hidden = tmp_path / "DOE^JANE"
+    scans.rename(hidden)
+    out = tmp_path / "out"
+    assert main(["score", str(hidden / "case_00.nii.gz"), *DEMO, "--out", str(out)]) == 0
+    holding = {path.name for path in out.rglob("*") if path.is_file() and b"DOE^JANE" in path.read_bytes()}
+    assert holding <= {"inputs.csv", "inputs.parquet"}
+
+
+@pytest.mark.parametrize("style", ["plain", "json", "bar"])
+def test_progress_names_each_case_once_with_its_outcome(style: str, scans: Path, tmp_path: Path) -> None:
+    said = io.StringIO()
+    predictor = load_predictor("demo", "brain-mri")
+    tally = score_sources(find_sources([scans]), predictor, tmp_path / "out", Task(), choose_progress(style, said))
+    assert (tally.done, tally.failed) == (11, 1)
+    text = said.getvalue()
+    if style == "json":
+        events = [json.loads(line) for line in text.splitlines()]
+        assert [event["event"] for event in events] == ["begin", *["case"] * 12, "end"]
+        assert [event["done"] for event in events[1:-1]] == list(range(1, 13))
+        assert sorted(event["case"] for event in events[1:-1]) == [f"case_{number:02d}" for number in range(12)]
+        assert events[-1]["failed"] == 1
+    elif style == "plain":
+        assert len(text.splitlines()) == 12
+        assert "case_05  failed: " in text
+    else:
+        assert "12/12" in text
+        assert "failed: " in text

@@ -1,0 +1,149 @@
+"""A scoring run that is killed, taken up again, repeated, or started twice."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from aaclip_med.batch.ledger import lock_folder
+from aaclip_med.cli.main import main
+from tests.batch.conftest import DEMO, OBLIQUE, Table, draw_scan
+
+Read = Callable[[Path], dict[str, Table]]
+
+
+def list_written(folder: Path) -> list[Path]:
+    """Finished heatmaps."""
+    return sorted((folder / "heatmaps").glob("[!.]*.nii.gz"))
+
+
+def test_a_run_killed_at_random_moments_ends_with_the_tables_of_an_undisturbed_one(
+    scans: Path, tmp_path: Path, read_tables: Read
+) -> None:
+    command = ["score", str(scans), *DEMO, "--out"]
+    assert main([*command, str(tmp_path / "whole")]) == 3
+    rng = random.Random(0)
+    broken = tmp_path / "broken"
+    for _ in range(3):
+        run = subprocess.Popen(
+            [sys.executable, "-m", "aaclip_med", *command, str(broken)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        deadline = time.time() + 60
+        wanted = len(list_written(broken)) + 1
+        while time.time() < deadline and run.poll() is None and len(list_written(broken)) < wanted:
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.05))
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+    before = {path.name: path.stat().st_mtime_ns for path in list_written(broken)}
+    assert main([*command, str(broken)]) == 3
+    assert read_tables(broken) == read_tables(tmp_path / "whole")
+    repeated = sum((broken / "heatmaps" / name).stat().st_mtime_ns != stamp for name, stamp in before.items())
+    assert repeated <= 2  # one was being written behind, and one was written and not yet in the ledger
+    assert not [path for path in broken.rglob(".*.*") if path.is_file() and not path.name.startswith(".lock")]
+
+
+def test_ctrl_c_ends_a_run_cleanly_and_the_same_command_finishes_it(scans: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "aaclip_med", "score", str(scans), *DEMO, "--out", str(out)]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True)
+    deadline = time.time() + 60
+    while time.time() < deadline and not list_written(out):
+        time.sleep(0.005)
+    os.killpg(run.pid, signal.SIGINT)
+    _, said = run.communicate(timeout=30)
+    assert run.returncode == 130
+    assert "Traceback" not in said
+    assert "interrupted" in said
+    assert not list(out.rglob(".*.nii.gz"))
+    assert main(command[3:]) == 3
+
+
+def test_a_repeated_run_scores_only_what_changed(scans: Path, tmp_path: Path) -> None:
+    command = ["score", str(scans), *DEMO, "--out", str(tmp_path / "out")]
+    assert main(command) == 3
+    before = {path.name: path.stat().st_mtime_ns for path in list_written(tmp_path / "out")}
+    draw_scan(scans / "case_05.nii.gz", 20)
+    draw_scan(scans / "case_02.nii.gz", 21)
+    assert main(command) == 0
+    changed = {path.name for path in list_written(tmp_path / "out") if path.stat().st_mtime_ns != before.get(path.name)}
+    assert changed == {"case_05_heatmap.nii.gz", "case_02_heatmap.nii.gz"}
+
+
+def test_a_case_whose_mask_file_is_gone_is_written_again(scans: Path, tmp_path: Path) -> None:
+    command = ["score", str(scans / "case_00.nii.gz"), *DEMO, "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    mask = tmp_path / "out" / "masks" / "case_00_mask.nii.gz"
+    mask.unlink()
+    assert main(command) == 0
+    assert mask.is_file()
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [(["--threshold", "0.9"], "operating_point, threshold"), (["--heatmap-format", "mha"], "outputs")],
+)
+def test_another_setting_is_refused_unless_asked_for(
+    option: list[str], named: str, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["score", str(scans / "case_00.nii.gz"), *DEMO, "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert main([*command, *option]) == 2
+    assert f"other settings ({named})" in capsys.readouterr().err
+    assert main([*command, *option, "--overwrite"]) == 0
+
+
+def test_two_runs_do_not_share_a_folder(scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with lock_folder(out):
+        assert main(["score", str(scans), *DEMO, "--out", str(out)]) == 2
+    assert "another run is writing there" in capsys.readouterr().err
+    assert not (out / "volumes.csv").exists()
+
+
+def test_a_case_that_changed_and_can_no_longer_be_scored_leaves_no_older_result(
+    scans: Path, tmp_path: Path, read_tables: Read
+) -> None:
+    command = ["score", str(scans), *DEMO, "--out", str(tmp_path / "out")]
+    assert main(command) == 3
+    torn = scans / "case_01.nii.gz"
+    torn.write_bytes(torn.read_bytes()[:200])
+    assert main(command) == 3
+    failed = [row["case"] for row in read_tables(tmp_path / "out")["volumes"] if row["status"] == "failed"]
+    assert failed == ["case_01", "case_05"]
+    assert not list((tmp_path / "out").rglob("case_01*.nii.gz"))
+
+
+def test_a_changed_organ_mask_is_noticed(scans: Path, tmp_path: Path, read_tables: Read) -> None:
+    organs = tmp_path / "organs"
+    organs.mkdir()
+    for slices in ([1, 2, 3], [2, 3]):
+        organ = np.zeros((28, 30, 4), dtype=np.uint8)
+        organ[5:20, 5:20, slices] = 1
+        nib.save(nib.Nifti1Image(organ, OBLIQUE), organs / "case_01.nii.gz")
+        command = ["score", str(scans / "case_01.nii.gz"), "--adapters", "none", "--backbone", "tiny", "--preset", "brain-mri"]
+        assert main([*command, "--mask", str(organs), "--out", str(tmp_path / "out")]) == 0
+        assert [row["slice"] for row in read_tables(tmp_path / "out")["slices"]] == [str(number) for number in slices]
+
+
+def test_results_of_a_run_are_not_scored_as_scans(scans: Path, tmp_path: Path, read_tables: Read) -> None:
+    command = ["score", str(scans), *DEMO]
+    assert main([*command, "--out", str(scans / "results")]) == 3
+    assert main([*command, "--out", str(tmp_path / "out")]) == 3
+    assert read_tables(tmp_path / "out") == read_tables(scans / "results")
+    shutil.rmtree(scans / "results")
