@@ -20,6 +20,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+from aaclip_med.data.dicom.headers import looks_like_dicom
 from aaclip_med.data.volumes import case_name, find_images, is_image_file, read_mask, read_volume
 from aaclip_med.data.writing import write_file
 from aaclip_med.errors import InputError
@@ -260,7 +261,7 @@ def _find_file(row: dict[str, Any], key: str, folder: Path, wrong: list[str]) ->
     if not path.is_file():
         wrong.append(f"{key} {path}: no such file")
         return None
-    if not is_image_file(path):
+    if not is_image_file(path) and not (key == "image_path" and looks_like_dicom(path)):
         wrong.append(f"{key} {path}: not an image of a known ending")
         return None
     return path

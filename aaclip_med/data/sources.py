@@ -95,16 +95,16 @@ def find_sources(paths: Sequence[str | Path], number: int | None = None, spacing
 
 
 def read_source(path: Path, allow_blank_picture: bool = False) -> Volume:
-    """The volume of an index row: an image file, or a folder with one DICOM series of one volume.
+    """The volume of an index row: an image file, a DICOM file of one volume, or a folder with one DICOM series of one volume.
 
     Raises:
-        InputError: the file cannot be used, or the folder holds no or several volumes.
+        InputError: the file cannot be used, or the folder or DICOM file holds no or several volumes.
     """
-    if not path.is_dir():
+    if not path.is_dir() and (is_image_file(path) or not looks_like_dicom(path)):
         return read_volume(path, allow_blank_picture)
     sources, _ = find_sources([path])
     if len(sources) != 1:
-        raise InputError(f"{path}: {len(sources)} volumes in this folder; name a folder with one series of one volume")
+        raise InputError(f"{path}: {len(sources)} volumes in it; name a folder with one series of one volume")
     return sources[0].read()
 
 

@@ -34,24 +34,32 @@ _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _OPT = "1.2.840.10008.5.1.4.1.1.77.1.5.4"
 _SCREENSHOTS = {"SCREEN SAVE", "SCREENSAVE", "SCREENSHOT", "SCREEN SHOT", "SCREEN CAPTURE", "DOSE_INFO", "PROTOCOL"}
 _QUANTITATIVE = {"CT", "PT"}
+_PROJECTIONS = {"CR", "DX", "DR", "RG", "MG", "IO", "PX", "XA", "RF"}
+_PIXEL_SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
+"""In the patient, at the detector, on the film (PS3.3 10.7.1.3): the first that is there is taken."""
 
 
 @dataclass(frozen=True)
 class Frame:
     """One slice.
 
-    index: its number within the file, from 0. instance: InstanceNumber. size: (columns, rows).
+    index: its number within the file, from 0. source, place: the file, or the multi-frame object that was cut into several
+        files (concatenation, PS3.3 C.7.6.16.2.2.4), and its number therein. instance: InstanceNumber. size: (columns, rows).
     position: (3,) LPS mm of the first pixel's centre. cosines: the six of ImageOrientationPatient.
     pixel_mm: distance between columns and between rows. thickness_mm, distance_mm: SliceThickness and
         SpacingBetweenSlices. None where not given.
     slope, intercept: of the rescaling; None where a Modality LUT takes its place.
     limits: lowest and highest value that the pixels can take after rescaling; is_float: whether they may be fractional.
+    is_tomography: OCT, which may lack positions. is_projection: one picture through the body, which has none.
+    reference: FrameOfReferenceUID; positions of two are no use together.
     keys: what tells repeats at one position apart, by name.
     """
 
     path: Path
     uid: str
     index: int
+    source: str
+    place: int
     count: int
     instance: int | None
     size: tuple[int, int]
@@ -66,6 +74,8 @@ class Frame:
     is_float: bool
     is_inverted: bool
     is_tomography: bool
+    is_projection: bool
+    reference: str
     keys: dict[str, str]
 
 
@@ -94,6 +104,7 @@ def describe_instance(path: Path, header: Dataset) -> Instance:
     series = uid or "|".join(
         (
             str(path.parent), text(header, "StudyInstanceUID"), text(header, "FrameOfReferenceUID"),
+            text(header, "Modality"), text(header, "SeriesNumber"), text(header, "SeriesDescription"),
             text(header, "Rows"), text(header, "Columns"), _round(value(header, "ImageOrientationPatient")),
         )
     )  # fmt: skip
@@ -152,7 +163,7 @@ def _why_damaged(path: Path, header: Dataset, per_frame: list[Dataset]) -> str |
         )
     syntax = transfer_syntax(header)
     if syntax is None:
-        return f"{path.name} is encoded in a way that is no DICOM standard (TransferSyntaxUID); export it again"
+        return f"{path.name} is in a private or newer transfer syntax; convert it to Explicit VR Little Endian"
     if not (syntax.is_compressed or syntax.is_deflated) and needs > path.stat().st_size:
         return f"{path.name} is too small for the {needs:.0f} bytes of pixels it declares; copy it again"
     if syntax.is_compressed and 8 * frames > path.stat().st_size:  # an item's tag and length alone take 8 bytes
@@ -198,7 +209,9 @@ def _describe_frame(path: Path, header: Dataset, groups: list[Dataset], index: i
     if not single and not any(sequence(group, "PlanePositionSequence") for group in groups):
         position = None
     slope, intercept, limits, is_float = _describe_scaling(header, look_up)
-    spacing = numbers(look_up("PixelMeasuresSequence", "PixelSpacing"), 2)
+    spacing = next(
+        (mm for name in _PIXEL_SPACINGS if (mm := numbers(look_up("PixelMeasuresSequence", name), 2)) and min(mm) > 0), None
+    )
     keys = {
         "acquisition number": look_up_text("FrameContentSequence", "FrameAcquisitionNumber")
         or text(header, "AcquisitionNumber"),
@@ -222,12 +235,14 @@ def _describe_frame(path: Path, header: Dataset, groups: list[Dataset], index: i
         path=path,
         uid=text(header, "SOPInstanceUID"),
         index=index,
+        source=text(header, "ConcatenationUID") or str(path),
+        place=index + int(number(header, "ConcatenationFrameOffsetNumber") or 0),
         count=count,
         instance=None if instance is None else int(instance),
         size=(int(number(header, "Columns") or 0), int(number(header, "Rows") or 0)),
         position=position,
         cosines=numbers(look_up("PlaneOrientationSequence", "ImageOrientationPatient"), 6),
-        pixel_mm=(spacing[1], spacing[0]) if spacing and min(spacing) > 0 else None,
+        pixel_mm=(spacing[1], spacing[0]) if spacing else None,
         thickness_mm=_positive(look_up("PixelMeasuresSequence", "SliceThickness")),
         distance_mm=_positive(look_up("PixelMeasuresSequence", "SpacingBetweenSlices")),
         slope=slope,
@@ -236,6 +251,8 @@ def _describe_frame(path: Path, header: Dataset, groups: list[Dataset], index: i
         is_float=is_float,
         is_inverted=_is_inverted(header),
         is_tomography=text(header, "SOPClassUID") == _OPT,
+        is_projection=single and position is None and text(header, "Modality").upper() in _PROJECTIONS,
+        reference=text(header, "FrameOfReferenceUID"),
         keys=keys,
     )
 

@@ -39,8 +39,10 @@ TAGS = (
     "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "InstanceNumber", "AcquisitionNumber",
     "AcquisitionDate", "AcquisitionTime", "ContentTime", "EchoTime", "InversionTime", "TriggerTime",
     "TemporalPositionIdentifier", "DiffusionBValue", "DiffusionGradientOrientation", "BurnedInAnnotation",
-    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices",
-    "RescaleSlope", "RescaleIntercept", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing",
+    "SliceThickness", "SpacingBetweenSlices",
+    "RescaleSlope", "RescaleIntercept", "ConcatenationUID", "ConcatenationFrameOffsetNumber",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
 
 _DICOMDIR_CLASS = "1.2.840.10008.1.3.10"

@@ -6,7 +6,6 @@ import itertools
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -37,6 +36,9 @@ class Part:
 
 def split_frames(frames: list[Frame], problems: list[str]) -> list[Part]:
     """One part for each volume: by size and orientation, then by what tells repeats at one position apart."""
+    if len(frames) > 1 and all(frame.is_projection for frame in frames):
+        problems.append(f"{len(frames)} projections: one volume each")
+        return [Part((frame,), frame.path.name) for frame in frames]
     groups: list[list[Frame]] = []
     for frame in frames:
         for group in groups:
@@ -58,7 +60,7 @@ def split_frames(frames: list[Frame], problems: list[str]) -> list[Part]:
             count = sum(map(len, small))
             problems.append(f"{count_slices(count)} of another direction or size left out: like a localiser")
         if len(groups) > 1:
-            problems.append(f"slices in {len(groups)} directions, sizes or pixel spacings: one volume each")
+            problems.append(f"slices in {len(groups)} directions, sizes, spacings or frames of reference: one volume each")
     parts = []
     for group in groups:
         found = _split_repeats(group, problems)
@@ -69,6 +71,8 @@ def split_frames(frames: list[Frame], problems: list[str]) -> list[Part]:
 
 def _is_alike(a: Frame, b: Frame) -> bool:
     if a.size != b.size or a.is_tomography != b.is_tomography:
+        return False
+    if a.reference and b.reference and a.reference != b.reference:
         return False
     for one, other, allowed in ((a.cosines, b.cosines, SAME_ORIENTATION), (a.pixel_mm, b.pixel_mm, 1e-3)):
         if (one is None) != (other is None):
@@ -142,14 +146,14 @@ def _split_times(frames: list[Frame], depths: list[int], repeats: int, problems:
 
 
 def _split_files(frames: list[Frame], problems: list[str]) -> list[Part]:
-    """Multi-frame files without positions (OCT): one volume each."""
-    files: dict[Path, list[Frame]] = defaultdict(list)
+    """Multi-frame objects without positions (OCT): one volume each."""
+    objects: dict[str, list[Frame]] = defaultdict(list)
     for frame in frames:
-        files[frame.path].append(frame)
-    if len(files) == 1 or any(len(part) == 1 for part in files.values()):
+        objects[frame.source].append(frame)
+    if len(objects) == 1 or any(len(part) == 1 for part in objects.values()):
         return [Part(tuple(frames))]
-    problems.append(f"{len(files)} multi-frame files without positions: one volume each")
-    return [Part(tuple(part), path.name) for path, part in files.items()]
+    problems.append(f"{len(objects)} multi-frame objects without positions: one volume each")
+    return [Part(tuple(part), part[0].path.name) for part in objects.values()]
 
 
 def _is_one_volume(depths: list[int]) -> bool:

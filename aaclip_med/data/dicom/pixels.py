@@ -189,21 +189,27 @@ def _decode(path: Path, header: Dataset) -> Array:
     """(frames, rows, columns) as stored."""
     syntax = transfer_syntax(header)
     if syntax is None:
-        raise InputError(f"{path}: encoded in a way that is no DICOM standard (TransferSyntaxUID); export it again")
+        raise InputError(f"{path}: in a private or newer transfer syntax; convert it to Explicit VR Little Endian")
     if not hasattr(header, "file_meta") or "TransferSyntaxUID" not in header.file_meta:
         header.file_meta = pydicom.dataset.FileMetaDataset()
         header.file_meta.TransferSyntaxUID = syntax
     if syntax.is_compressed and not _has_decoder(syntax):
         raise InputError(
-            f"{path}: pixels compressed as {syntax.name}, for which no decoder is installed; pip install python-gdcm, "
-            "or convert the files to Explicit VR Little Endian"
+            f"{path}: pixels compressed as {syntax.name}, for which no decoder is installed; {_name_package(syntax)}"
+            "convert the files to Explicit VR Little Endian"
         )
     decode = GUARD.decode if syntax.is_encapsulated and syntax != RLELossless else decode_here
     try:
         pixels = decode(header)
     except InputError as error:
-        raise InputError(f"{path}: its pixels ({syntax.name}) cannot be decoded ({error}); copy it again") from None
+        raise InputError(f"{path}: its pixels ({syntax.name}) cannot be decoded ({error}); copy or export it again") from None
     return pixels if pixels.ndim > 2 else pixels[None]
+
+
+def _name_package(syntax: UID) -> str:
+    if "High-Throughput" in syntax.name:
+        return "pip install pylibjpeg pylibjpeg-openjpeg, or "
+    return "pip install python-gdcm, or " if syntax.name.startswith("JPEG") else ""
 
 
 def _has_decoder(syntax: UID) -> bool:

@@ -119,7 +119,11 @@ def _describe_series(key: str, instances: list[Instance]) -> Series:
         volumes=0,
         files=tuple(instance.path for instance in instances),
     )
-    problems = [] if first.has_uid else ["no SeriesInstanceUID: grouped by folder, frame of reference, size and orientation"]
+    problems = (
+        []
+        if first.has_uid
+        else ["no SeriesInstanceUID: grouped by folder, series number, frame of reference, size and orientation"]
+    )
     if any(instance.is_burned_in for instance in instances):
         problems.append("text is burned into the pixels: it may name the patient")
     broken = [instance.damaged for instance in instances if instance.damaged]
@@ -131,6 +135,9 @@ def _describe_series(key: str, instances: list[Instance]) -> Series:
     if not frames:
         return replace(series, problems=tuple(problems), refused=next(reason for reason in left_out if reason))
     problems += [f"{count} of {len(instances)} files left out: {reason}" for reason, count in left_out.items()]
+    flat = next((frame.path.name for frame in frames if frame.slope == 0), None)
+    if flat:
+        return replace(series, problems=tuple(problems), refused=f"{flat} has RescaleSlope 0; export it again")
     frames, dropped = _drop_same_files(frames)
     problems += dropped
     try:

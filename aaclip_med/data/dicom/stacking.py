@@ -35,16 +35,22 @@ def plan_stack(part: Part, spacing_mm: Spacing | None) -> tuple[Stack, list[str]
     axes = perpendicular_axes(frames[0].cosines)
     pixel_mm = frames[0].pixel_mm or (spacing_mm[:2] if spacing_mm else None)
     placed = axes is not None and all(frame.position is not None for frame in frames)
-    if frames[0].is_tomography and not placed and spacing_mm is None and frames[0].count == len(frames):
+    if frames[0].is_tomography and not placed and spacing_mm is None and _is_one_object(frames):
         between = frames[0].distance_mm or frames[0].thickness_mm
         if pixel_mm and between:
             notes.append(f"no positions: frames in the order of the file, {between:.4g} mm apart, orientation assumed")
             return _stack_in_order(frames, axes, (*pixel_mm, between)), notes
+    if frames[0].is_projection and pixel_mm:
+        notes.append("a projection, without a place in the patient: orientation assumed, and mm as at the detector")
+        return _stack_in_order(frames, axes, (*pixel_mm, spacing_mm[2] if spacing_mm else 1.0)), notes
     if pixel_mm is None:
         raise GeometryError(f"no PixelSpacing; export the series with it, {GIVE_SPACING}")
     if axes is None or not placed:
         if spacing_mm is None:
-            missing = "usable ImageOrientationPatient" if axes is None else "ImagePositionPatient in every slice"
+            bare = [frame.path.name for frame in frames if frame.position is None]
+            missing = f"ImagePositionPatient in {len(bare)} of {len(frames)} slices, as in {bare[0]}" if bare else ""
+            if axes is None:
+                missing = "usable ImageOrientationPatient"
             raise GeometryError(f"no {missing}; export the series with it, {GIVE_SPACING}")
         return _stack_in_order(frames, axes, spacing_mm), notes
     positions = np.array([frame.position for frame in frames])
@@ -101,13 +107,18 @@ def _order_by_depth(frames: list[Frame], depths: list[int]) -> tuple[list[Frame]
 
 def _stack_in_order(frames: list[Frame], axes: Array | None, spacing: Spacing) -> Stack:
     """Slices in the order of InstanceNumber and frame. Without an orientation, I to the left, J back, K up."""
-    order = [(frame.instance, frame.index) for frame in frames]
+    order = [(0 if _is_one_object(frames) else frame.instance, frame.place) for frame in frames]
     if len(frames) > 1 and (len(set(order)) < len(frames) or (frames[0].count == 1 and any(n is None for n, _ in order))):
         raise GeometryError("neither positions nor distinct InstanceNumbers: the order is not known; export the series again")
-    ordered = sorted(frames, key=lambda frame: (frame.instance or 0, frame.index))
+    ordered = [frames[n] for n in sorted(range(len(frames)), key=lambda n: (order[n][0] or 0, order[n][1]))]
     origin = np.array(ordered[0].position or (0.0, 0.0, 0.0))
     affine = make_affine(np.eye(3) if axes is None else axes, spacing, origin)
     return Stack(tuple(ordered), Grid(affine, (*ordered[0].size, len(ordered))))
+
+
+def _is_one_object(frames: list[Frame]) -> bool:
+    """Whether they are all the frames of one multi-frame object."""
+    return len({frame.source for frame in frames}) == 1 and sorted(f.place for f in frames) == list(range(len(frames)))
 
 
 def _describe_mixture(frames: list[Frame]) -> list[str]:

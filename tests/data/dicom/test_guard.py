@@ -51,7 +51,7 @@ def test_a_stream_that_crashes_its_decoder_costs_one_file(save_slice: SaveSlice,
     with pytest.raises(InputError) as caught:
         read_series(one)
     assert str(bad) in str(caught.value)
-    assert "copy it again" in str(caught.value)
+    assert "copy or export it again" in str(caught.value)
     np.testing.assert_array_equal(read_series(other)[0].array[:, :, 0], PIXELS.T)
 
 

@@ -186,3 +186,46 @@ def test_a_series_and_its_conversion_to_multiframe_by_highdicom_are_the_same(sav
     (multi,) = read_series(list_series([path])[0])
     np.testing.assert_array_equal(multi.array, single.array)
     np.testing.assert_allclose(multi.affine, single.affine, atol=1e-6)
+
+
+def test_an_object_that_was_cut_into_files_is_one_volume(tmp_path: Path) -> None:
+    """A concatenation (PS3.3 C.7.6.16), its second file first by name."""
+    pixels = make_pixels((6, 6, 7), "u1")
+    shared = group(PixelMeasuresSequence=item(PixelSpacing=[0.004, 0.012], SliceThickness=0.25))
+    for number, name in ((0, "b"), (1, "a")):
+        save_frames(
+            tmp_path / name,
+            pixels[3 * number : 3 * number + 3],
+            None,
+            shared,
+            SOPClassUID=OPT,
+            Modality="OPT",
+            SOPInstanceUID=f"1.2.7.{number}",
+            InstanceNumber=2 - number,
+            ConcatenationUID="1.2.7",
+            ConcatenationFrameOffsetNumber=3 * number,
+        )
+    (series,) = list_series([tmp_path])
+    (volume,) = read_series(series)
+    np.testing.assert_array_equal(volume.array, pixels.T)
+    (tmp_path / "b").unlink()
+    (half,) = list_series([tmp_path])
+    assert "no usable ImageOrientationPatient" in str(half.refused)
+
+
+def test_a_placed_object_that_was_cut_into_files_is_one_volume(tmp_path: Path) -> None:
+    pixels = make_pixels((6, 6, 7))
+    for number, name in ((0, "b"), (1, "a")):
+        per_frame = [group(PlanePositionSequence=place(2.0 * (3 * number + n))) for n in range(3)]
+        save_frames(
+            tmp_path / name,
+            pixels[3 * number : 3 * number + 3],
+            per_frame,
+            shared_groups(),
+            SOPInstanceUID=f"1.2.7.{number}",
+            ConcatenationUID="1.2.7",
+            ConcatenationFrameOffsetNumber=3 * number,
+        )
+    (series,) = list_series([tmp_path])
+    (volume,) = read_series(series)
+    np.testing.assert_array_equal(volume.array, pixels.T)

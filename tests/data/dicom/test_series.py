@@ -10,7 +10,7 @@ import pytest
 from aaclip_med.data.dicom import list_series, read_series
 from aaclip_med.errors import InputError
 
-from .conftest import AXIAL, MR, PATIENT, SECONDARY, SaveSeries, SaveSlice, make_pixels
+from .conftest import AXIAL, MR, OBLIQUE, PATIENT, SECONDARY, SaveSeries, SaveSlice, make_pixels, normal_of
 
 SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
 CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
@@ -56,6 +56,65 @@ def test_no_series_uid_groups_by_folder_frame_of_reference_size_and_orientation(
     ]  # fmt: skip
     assert all("no SeriesInstanceUID" in series.problems[0] for series in found)
     assert all(series.refused is None for series in found)
+
+
+def test_two_series_without_uids_that_interleave_are_not_stacked(save_series: SaveSeries) -> None:
+    one, two = make_pixels(seed=1), make_pixels(seed=2)
+    first = save_series(one, folder="s/a", step=4.0, SeriesInstanceUID=None, SeriesNumber=1)
+    second = save_series(two, folder="t", step=4.0, origin=(-10.0, 20.0, 32.0), SeriesInstanceUID=None, SeriesNumber=2)
+    for path in second:
+        path.rename(first[0].parent / f"other{path.name}")
+    found = list_series([first[0].parent])
+    assert len(found) == 2
+    for series, pixels in zip(found, (one, two), strict=True):
+        np.testing.assert_array_equal(read_series(series)[0].array, pixels.T)
+
+
+def test_two_frames_of_reference_under_one_uid_are_two_volumes(save_series: SaveSeries) -> None:
+    one, two = make_pixels(seed=1), make_pixels(seed=2)
+    normal = normal_of(OBLIQUE)
+    paths = save_series(one, folder="s/a", step=4.0, FrameOfReferenceUID="1.2.1")
+    paths += save_series(two, folder="s/b", step=4.0, origin=normal * 2 + (-10.0, 20.0, 30.0), FrameOfReferenceUID="1.2.2")
+    (series,) = list_series(paths)
+    assert "frames of reference: one volume each" in series.problems[0]
+    for volume, pixels in zip(read_series(series), (one, two), strict=True):
+        np.testing.assert_array_equal(volume.array, pixels.T)
+
+
+def test_a_slope_of_zero_is_refused_by_its_file(save_series: SaveSeries) -> None:
+    (series,) = list_series(save_series(RescaleSlope=lambda n: int(n != 2), RescaleIntercept=0))
+    assert series.refused == "003 has RescaleSlope 0; export it again"
+
+
+def test_a_slice_without_a_position_is_named(save_series: SaveSeries) -> None:
+    (series,) = list_series(save_series(ImagePositionPatient=lambda n: [0, 0, n] if n != 1 else None))
+    assert "no ImagePositionPatient in 1 of 5 slices, as in 004" in str(series.refused)
+
+
+def test_projections_are_read_one_by_one_with_the_detector_s_pixels(save_series: SaveSeries) -> None:
+    pixels = make_pixels((2, 6, 7), "u2")
+    paths = save_series(
+        pixels, Modality="DX", PixelSpacing=None, ImagerPixelSpacing=[0.2, 0.1], ImagePositionPatient=None,
+        ImageOrientationPatient=None, SliceThickness=None, PhotometricInterpretation="MONOCHROME1", BitsStored=12,
+    )  # fmt: skip
+    (series,) = list_series(paths)
+    assert series.problems[0] == "2 projections: one volume each"
+    assert "orientation assumed" in series.problems[1]
+    volumes = read_series(series)
+    assert len(volumes) == 2
+    for volume, plane in zip(volumes, pixels[::-1], strict=True):
+        np.testing.assert_array_equal(volume.array[:, :, 0], 4095 - plane.T.astype(int))
+        assert volume.spacing == pytest.approx((0.1, 0.2, 1.0))
+
+
+def test_a_projection_of_unknown_size_is_read_with_a_spacing_alone(save_series: SaveSeries) -> None:
+    (series,) = list_series(
+        save_series(
+            make_pixels((1, 6, 7)), Modality="CR", PixelSpacing=None, ImagePositionPatient=None, ImageOrientationPatient=None
+        )
+    )  # fmt: skip
+    assert "no PixelSpacing" in str(series.refused)
+    assert read_series(series, (0.3, 0.3, 1.0))[0].spacing == pytest.approx((0.3, 0.3, 1.0))
 
 
 def test_no_series_uid_still_gives_the_same_name_in_another_folder(save_series: SaveSeries) -> None:

@@ -56,7 +56,7 @@ def test_a_folder_with_two_series_is_no_row(save_series: Any, tmp_path: Path) ->
     other = tmp_path / "both"
     shutil.copytree(folder, other / "a")
     nib.save(nib.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.eye(4)), other / "b.nii.gz")
-    with pytest.raises(InputError, match="2 volumes in this folder"):
+    with pytest.raises(InputError, match="2 volumes in it"):
         read_source(other)
 
 
@@ -85,3 +85,11 @@ def test_each_volume_of_a_series_is_a_source_of_its_own_and_is_read_alone(save_s
     for source, volume in zip(sources, read_series(series), strict=True):
         np.testing.assert_array_equal(source.read().array, volume.array)
         np.testing.assert_allclose(source.read().affine, volume.affine)
+
+
+def test_a_row_may_name_a_dicom_file_whatever_its_name(save_series: Any, tmp_path: Path) -> None:
+    path = save_series()[2]
+    row = {"image_path": str(path), "label": 0, "class_name": "Liver"}
+    (tmp_path / "index.jsonl").write_text(json.dumps(row) + "\n")
+    (case,) = read_index(tmp_path / "index.jsonl")
+    np.testing.assert_array_equal(read_source(case.image_path).array, read_series(list_series([path])[0])[0].array)
