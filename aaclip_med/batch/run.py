@@ -150,7 +150,7 @@ class Batch:
                 tally.add(record["volume"])
             account = self._account(found, tally)
             if self.writer.tree is not None:
-                self.writer.tree.finish(self._records(found))
+                self.writer.tree.write_participants()
             if self.task.outputs.report:
                 self._write_report(found, account)
             write_json(self.out / "run.json", account)
