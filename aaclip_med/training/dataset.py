@@ -164,14 +164,14 @@ def gather_slices(
     track: Callable[[Iterable[Case]], Iterable[Case]] = iter,
     normal_only: bool = False,
     crop: bool = False,
-    validation: Rows | None = None,
+    own_validation: Rows | None = None,
     root: str | Path | None = None,
 ) -> TrainingSlices:
     """Read an index for training. Rows of the test split are left out, and with ``normal_only`` all abnormal rows.
 
     ``index``: an index file, whose relative paths start at ``root`` (default: its folder), or a list of dictionaries with
-    ``image`` and ``label``, the paths of a scan and its lesion mask, as MONAI Label has them; ``validation`` is then such a
-    list too. ``crop``: slices are cut down to the foreground.
+    ``image`` and ``label``, the paths of a scan and its lesion mask, as MONAI Label has them; ``own_validation`` is then such
+    a list too. ``crop``: slices are cut down to the foreground.
 
     Validation slices are the rows of split ``val``. Without such rows a fifth of the patients is kept for it, drawn by
     ``seed``; of fewer than five patients, a block of slices of each volume with a gap beside it.
@@ -185,7 +185,7 @@ def gather_slices(
         cases = [case for case in read_index(index, root) if case.split != "test"]
     else:
         name = f"the list of {len(index)} rows"
-        cases = [*_list_cases(index, preset, "train"), *_list_cases(validation or [], preset, "val")]
+        cases = [*_list_cases(index, preset, "train"), *_list_cases(own_validation or [], preset, "val")]
     check_leaks(cases)
     note = ""
     if normal_only:

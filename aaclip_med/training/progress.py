@@ -23,7 +23,8 @@ class StageProgress:
     """A MONAI handler that writes ``<stage>_last.pt`` and ``<stage>_best.pt`` after each epoch, whole or not at all.
 
     Everything random depends on the seed and the epoch, so the adapters, the optimiser, the schedule and the epoch are all
-    there is to remember. Of several ranks the first writes. A run killed anywhere repeats the epoch it was in and ends with the same numbers.
+    there is to remember. Of several ranks the first writes. A run killed anywhere repeats the epoch it was in and ends with
+    the same numbers.
     """
 
     def __init__(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import distributed
@@ -33,6 +35,14 @@ def first_alone() -> Iterator[None]:
     yield
     if not rank:
         wait_for_all()
+
+
+def name_run(folder: str | Path) -> str:
+    """A new folder's path in ``folder``, named by the time; the same on every rank."""
+    names = [str(Path(folder) / time.strftime("%Y%m%d-%H%M%S"))]
+    if find_rank()[1] > 1:
+        distributed.broadcast_object_list(names)
+    return names[0]
 
 
 def check_agreement(tensors: Mapping[str, torch.Tensor], what: str) -> None:

@@ -36,6 +36,7 @@ class VolumeInferer(Inferer):  # type: ignore[misc]
         Raises:
             InputError: a volume does not suit the window, or no slice is left.
         """
+        del args, kwargs
         heat = torch.stack([self._draw(volume, network, inputs.device) for volume in to_volumes(inputs)])
         if isinstance(inputs, MetaTensor):
             return MetaTensor(heat, meta=inputs.meta, applied_operations=inputs.applied_operations)

@@ -68,7 +68,9 @@ class LikelihoodSegmentsd(MapTransform):  # type: ignore[misc]
         result = dict(data)
         for key in self.keys:
             heat = torch.as_tensor(result[key])
-            numbers = torch.from_numpy(np.digitize(np.asarray(heat.detach().cpu(), dtype=np.float64), self.edges).astype(np.uint8))
+            numbers = torch.from_numpy(
+                np.digitize(np.asarray(heat.detach().cpu(), dtype=np.float64), self.edges).astype(np.uint8)
+            )
             result[key] = MetaTensor(numbers, meta=heat.meta) if isinstance(heat, MetaTensor) else numbers
         return result
 
