@@ -77,8 +77,9 @@ def cut_volume(
     first, last = limits or (0, len(images) - 1)
     if last >= len(images):
         raise InputError(f"{volume.path}: slices {first} to {last} were asked for, but it has {len(images)} in this plane")
-    flat = images.reshape(len(images), -1)
-    used = [s for s in range(first, last + 1) if volume.is_picture or flat[s].min() < flat[s].max()]
+    within = tuple(range(1, images.ndim))
+    filled = images.min(axis=within) < images.max(axis=within)  # without the copy that a flat view would take
+    used = [s for s in range(first, last + 1) if volume.is_picture or filled[s]]
     if not used:
         raise InputError(f"{volume.path}: every slice from {first} to {last} is empty under preset '{preset.name}'")
     cut = CutCase(volume, plan, images, None, used, box=_find_foreground(images[used]) if preset.crop else None)
