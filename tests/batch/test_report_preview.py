@@ -141,7 +141,7 @@ def test_a_long_scan_is_thinned_evenly_within_the_budget_and_keeps_its_peaks() -
     assert len(content) < 115_000
     numbers = [one["number"] for one in json.loads(content)["slices"]]
     assert numbers == sorted(numbers)
-    assert max(np.diff([-1, *numbers, 160])) <= 12
+    assert max(np.diff([-1, *numbers, 160])) <= 22  # 17 of 26 are needed ones, which lie in the last 140
     assert 20 <= len(numbers) < 160
     needed = {case.peak_slice}
     for candidate in case.candidates[:SHOWN_CANDIDATES]:

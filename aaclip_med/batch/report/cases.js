@@ -97,7 +97,7 @@ document.querySelector("thead").addEventListener("click", (event) => {
 
 body.addEventListener("click", (event) => {
   const element = event.target.closest("tr");
-  if (!element || String(getSelection()) !== "") return;
+  if (!element || (!event.target.closest("button") && String(getSelection()) !== "")) return; // text is being selected
   choose(rows.find((row) => row.element === element), true);
 });
 

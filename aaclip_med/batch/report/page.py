@@ -85,6 +85,7 @@ def _fill_template(account: Mapping[str, Any], rows: Sequence[Row]) -> tuple[str
         facts="".join(f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in list_facts(account)),
         reading="".join(f"<p>{escape(text)}</p>" for text in explain(account)),
         choices=_write_choices(rows),
+        without_p="" if any(_number(row.get("p_value")) is not None for row in rows) else ' class="without-p"',
         headings="".join(_write_heading(key, name) for key, name in _HEADINGS.items()),
         style=style,
         style_hash=_hash_source(style),

@@ -29,12 +29,11 @@ LISTED_CANDIDATES = 50
 SHOWN_CANDIDATES = 8
 """So many candidates, hottest first, have the slice of their peak and their middle slice in the preview at any budget."""
 
-QUALITIES = ((768, 85), (512, 85), (512, 75), (384, 75), (320, 70), (256, 65), (192, 60), (160, 60), (128, 60), (96, 60))
+QUALITIES = ((768, 85), (512, 85), (512, 70), (384, 65), (320, 60), (256, 50), (192, 50), (160, 45), (128, 45), (96, 45))
 """Longest side in pixels and WebP quality of a picture: the first that leaves room for ``WANTED_SLICES`` is taken."""
 WANTED_SLICES = 24
-"""Beside those that are always there."""
-HEAT_SHARE = 0.6
-"""Side of the heat's picture over the grey one's: heat is smooth, and is drawn enlarged."""
+HEAT_SHARE, HEAT_SIDE = 0.6, 96
+"""Side of the heat's picture over the grey one's, and at most: a map has about 40 patches across, and is drawn enlarged."""
 
 HEAT_CODES = 64
 CODE_STEP = 4
@@ -91,8 +90,8 @@ def draw_preview(
     Slices are those that the detector saw: windowed, confined to ``organ`` (I, J, K) bool, cropped where the preset crops.
     They are turned for the eye as in ``data.planes`` and have square pixels; in the plane ``native`` (OCT, pictures) they are
     as stored, pixel for pixel. Heat shrinks by its maximum, so that no hot voxel is lost. Where ``budget_kb`` kilobytes do
-    not hold all scored slices, pictures become smaller and then fewer, with gaps as small as can be. The peak slice, and the slice of the
-    peak and the middle slice of each of the first 8 candidates are always there, whatever they take.
+    not hold all scored slices, pictures become smaller and then fewer, with gaps as small as can be. The peak slice, and
+    the slice of the peak and the middle slice of each of the first 8 candidates are always there, whatever they take.
 
     Raises:
         InputError: as ``cut_volume``.
@@ -104,7 +103,7 @@ def draw_preview(
     needed = _list_needed(case, [peak[case.axis] for peak in peaks])
     painter = _Painter(cut, case, choose_scale(threshold, case.p_value is not None), plane == "native")
     budget = budget_kb * 1000
-    wanted = min(len(case.slices), WANTED_SLICES + len(needed))
+    wanted = min(len(case.slices), max(WANTED_SLICES, len(needed) + 8))
     fitting = (look for look in QUALITIES if _size(painter.paint(case.peak_slice, *look)) * wanted <= budget)
     side, quality = next(fitting, QUALITIES[-1])
     slices: dict[int, dict[str, Any]] = {}
@@ -164,7 +163,8 @@ class _Painter:
         width, height = self.picture_size(side)
         levels = np.round(self.cut.images[number] * 255.0).astype(np.uint8)
         grey = Image.fromarray(levels).resize((width, height), Image.Resampling.LANCZOS)
-        codes = _shrink(self.scale.encode(self.heat[number]), math.ceil(height * HEAT_SHARE), math.ceil(width * HEAT_SHARE))
+        share = min(HEAT_SHARE, HEAT_SIDE / max(width, height))
+        codes = _shrink(self.scale.encode(self.heat[number]), math.ceil(height * share), math.ceil(width * share))
         heat = _encode(Image.fromarray(codes * np.uint8(CODE_STEP)), lossless=True, quality=50) if codes.any() else ""
         return {"grey": _encode(grey, quality=quality), "heat": heat}
 

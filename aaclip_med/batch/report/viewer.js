@@ -350,7 +350,9 @@ part.previous.addEventListener("click", () => stepCase(-1));
 part.next.addEventListener("click", () => stepCase(1));
 part.close.addEventListener("click", closeViewer);
 viewer.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && document.body.classList.contains("covered")) closeViewer();
+  if (event.key !== "Escape") return;
+  if (document.body.classList.contains("covered")) closeViewer();
+  else chosen?.button.focus();
 });
 
 part.picture.addEventListener("keydown", (event) => {

@@ -50,7 +50,7 @@ def explain(account: Mapping[str, Any]) -> list[str]:
         "Pictures are reduced, and long scans are shown by a selection of their slices; the heatmap files hold all. Axial and "
         "coronal slices have the patient's right on the left, sagittal ones anterior. OCT and pictures are as stored.",
         "In the picture, the wheel, a drag, a swipe or the arrow keys change the slice, Page Up and Page Down leap, Home and "
-        "End go to the ends. In the table, arrow keys move and Enter opens.",
+        "End go to the ends, Escape leads back to the table. In the table, arrow keys move and Enter opens.",
     ]
 
 
