@@ -110,8 +110,6 @@ class _FrozenLinear(torch.autograd.Function):
         return _call_onednn(gradients[0].contiguous(), weight.t(), None, "none"), None, None
 
 
-def _call_onednn(
-    tokens: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: Activation
-) -> torch.Tensor:
+def _call_onednn(tokens: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: Activation) -> torch.Tensor:
     mapped: torch.Tensor = torch.ops.mkldnn._linear_pointwise(tokens, weight, bias, activation, [], "none")
     return mapped

@@ -22,13 +22,6 @@ def compare_patches(patches: torch.Tensor, anchors: torch.Tensor, scale: float =
     return logits.transpose(1, 2).reshape(logits.shape[0], 2, side, side)
 
 
-def map_probabilities(patches: torch.Tensor, anchors: torch.Tensor, size: int) -> torch.Tensor:
-    """The training-time map: probabilities (B, 2, size, size) of normal and abnormal."""
-    logits = compare_patches(patches, anchors)
-    logits = functional.interpolate(logits, size=(size, size), mode="bilinear", align_corners=True)
-    return logits.softmax(dim=1)
-
-
 def map_anomaly(patches: torch.Tensor, anchors: torch.Tensor, size: int, domain: Domain = "medical") -> torch.Tensor:
     """The test-time map of one level: (B, 1, size, size), (abnormal + 1 - normal) / 2 of the logits, blurred, enlarged."""
     return sum_levels([patches], anchors, size, domain)

@@ -10,9 +10,9 @@ from towers import GOLDEN_TOWER, golden_adapters, golden_facts, golden_state, go
 
 from aaclip_med import build_detector
 from aaclip_med.model.build import load_adapters
-from aaclip_med.model.similarity import map_anomaly, map_probabilities, score_detection, sum_levels
+from aaclip_med.model.similarity import map_anomaly, score_detection, sum_levels
 from aaclip_med.presets import PRESETS, REFERENCE_NOUNS, build_prompts
-from aaclip_med.training.losses import focal_loss, segmentation_loss
+from aaclip_med.training.losses import contrast_patches, enlarge, segmentation_loss
 
 LEVELS = (6, 12, 18, 24)
 
@@ -106,26 +106,27 @@ def test_the_industrial_map_is_the_released_programs(features, golden):
 
 
 def test_the_training_map_is_the_released_programs(golden):
-    found = map_probabilities(golden["norelu/seg_tokens_level24"], golden["text_adapted/Brain"], 70)
-    is_near(found, golden["map/train_softmax_level24"], 1e-4)
+    contrast = contrast_patches(golden["norelu/seg_tokens_level24"], golden["text_adapted/Brain"].unsqueeze(0))
+    abnormal = torch.sigmoid(enlarge(contrast, 70))
+    is_near(torch.stack([1.0 - abnormal, abnormal], dim=1), golden["map/train_softmax_level24"], 1e-4)
 
 
 def test_the_detection_score_is_the_released_programs(golden):
     is_near(score_detection(golden["norelu/det_token"], golden["text_adapted/Brain"]), golden["score/det"], 1e-6)
 
 
-def test_each_term_of_the_segmentation_loss_is_the_released_programs(golden):
+def test_the_segmentation_loss_and_each_of_its_terms_are_the_released_programs(golden):
     probabilities, mask = golden["loss/probs"], golden["loss/mask"].float()
     wanted = golden_facts()["loss"]
-    focal, total = focal_loss(probabilities, mask), segmentation_loss(probabilities, mask)
-    assert focal.item() == pytest.approx(wanted["focal"], rel=1e-5)
+    total = segmentation_loss([(probabilities[:, 1] / probabilities[:, 0]).log()], mask)
     assert total.item() == pytest.approx(wanted["seg_total"], rel=1e-5)
     dice = {"dice_normal": (0, 1.0 - mask), "dice_abnormal": (1, mask)}
     for term, (channel, target) in dice.items():
         overlap = (probabilities[:, channel] * target[:, 0]).sum(dim=(1, 2))
         sizes = probabilities[:, channel].sum(dim=(1, 2)) + target.sum(dim=(1, 2, 3))
         assert (1.0 - (2.0 * overlap + 1.0) / (sizes + 1.0)).mean().item() == pytest.approx(wanted[term], rel=1e-5)
-    assert (total - focal).item() == pytest.approx(wanted["dice_normal"] + wanted["dice_abnormal"], rel=1e-5)
+    terms = wanted["focal"] + wanted["dice_normal"] + wanted["dice_abnormal"]
+    assert total.item() == pytest.approx(terms, rel=1e-5)
 
 
 def test_position_embeddings_are_resized_as_the_released_program_does(golden):
