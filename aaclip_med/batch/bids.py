@@ -79,7 +79,7 @@ class BidsTree:
             InputError: another case already has the same BIDS name.
             OutputError: a file cannot be written.
         """
-        entities = _find_entities(name, path)
+        entities = find_entities(name, path)
         folder = self.root / f"sub-{entities['sub']}"
         folder = folder / f"ses-{entities['ses']}" / "anat" if "ses" in entities else folder / "anat"
         folder.mkdir(parents=True, exist_ok=True)
@@ -156,7 +156,7 @@ class BidsTree:
             raise InputError(f"{path}: its BIDS name {heatmap.name} is that of case '{other}' as well; rename one of the scans")
 
 
-def _find_entities(name: str, path: Path) -> dict[str, str]:
+def find_entities(name: str, path: Path) -> dict[str, str]:
     """Entities of the outputs' names.
 
     Of a BIDS name, those that a segmentation may have are kept. The others, and a suffix other than T1w, are told in

@@ -190,6 +190,7 @@ def test_segments_and_heat_lie_where_the_scan_lies(written: Written) -> None:
     assert_same_voxels(find_voxels(segmentation, frames), case.labels, volume.affine)
     assert len(frames) < 2 * volume.array.shape[2]  # frames without a voxel are left out
     parametric_map = hd.imread(paths["pm"])
+    np.testing.assert_array_equal(parametric_map.pixel_array, case.heatmap.T)  # frames in the order of the slices
     assert_same_voxels(find_voxels(parametric_map, parametric_map.pixel_array), case.heatmap, volume.affine)
 
 

@@ -83,7 +83,7 @@ def making(images: SourceImages) -> Iterator[None]:
     try:
         with quiet():
             yield
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+    except (ValueError, TypeError) as error:
         raise InputError(
             f"{images.path}: no DICOM output can be made of the series' headers ({type(error).__name__}); check them, "
             "or export the series again"

@@ -124,6 +124,7 @@ def describe_source(source: Source, volume: Volume) -> SourceImages:
 
 def finish(image: Dataset, images: SourceImages, account: Account) -> None:
     """Point an image to the real source frames, and leave nothing in it to chance or the clock."""
+    image.ContentCreatorName = None
     image.SourceImageSequence = [_refer(images, frames) for frames in _by_instance(images.frames)]
     image.ReferencedSeriesSequence[0].ReferencedInstanceSequence = [
         _refer(images, frames[:1], with_frames=False) for frames in _by_instance(images.frames)
