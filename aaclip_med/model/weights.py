@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 
 from aaclip_med.errors import WeightsError
 from aaclip_med.model.config import TINY, TINY_TOWER
+from aaclip_med.model.hub import SCHEME, fetch_hub_file
 from aaclip_med.model.towers import Tower
 
 State = dict[str, torch.Tensor]
@@ -48,7 +49,8 @@ TINY_SEED = 2025
 
 
 def find_state(backbone: str | dict[str, Any], weights: str | Path, tower: Tower) -> State:
-    """The weights named ``weights``: an existing file, a tag of open_clip for ``backbone``, or ``tiny``'s own.
+    """The weights named ``weights``: an existing file, a file of a hub (``hf://``, see ``model.hub``), a tag of open_clip for
+    ``backbone``, or ``tiny``'s own.
 
     Raises:
         WeightsError: there is no such file or tag, the file is damaged, or the tag's file cannot be downloaded.
@@ -58,6 +60,8 @@ def find_state(backbone: str | dict[str, Any], weights: str | Path, tower: Tower
         side = TINY_TOWER["vision_cfg"]["image_size"] // TINY_TOWER["vision_cfg"]["patch_size"]
         shapes["visual.positional_embedding"] = (side**2 + 1, tower.vision_width)
         return seed_state(shapes, TINY_SEED)
+    if str(weights).startswith(SCHEME):
+        return read_state(fetch_hub_file(str(weights)))
     path = Path(weights)
     if path.is_file():
         return read_state(path)
