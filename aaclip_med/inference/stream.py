@@ -134,7 +134,10 @@ class SliceStream:
 
     @torch.inference_mode()
     def _resize(self, images: Array) -> torch.Tensor:
-        chunk = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+        chunk = torch.from_numpy(np.ascontiguousarray(images))
+        if self.device.type == "cuda":
+            chunk = chunk.pin_memory()
+        chunk = chunk.to(self.device, non_blocking=True)
         chunk = chunk.unsqueeze(1) if chunk.ndim == 3 else chunk.movedim(-1, 1)
         return resize_slices(chunk.float(), self.detector.config.image_size)
 
