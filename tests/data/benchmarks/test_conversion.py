@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from aaclip_med.data.benchmarks.registry import build_benchmark_index
-from aaclip_med.data.conversion import Scan, convert, cut_brain, cut_liver
+from aaclip_med.data.conversion import convert
+from aaclip_med.data.conversion.brats import cut_brain
+from aaclip_med.data.conversion.liver import cut_liver
+from aaclip_med.data.conversion.scans import Scan
 from aaclip_med.data.index import read_index
 from aaclip_med.data.planes import SlicePlan
 from aaclip_med.data.volumes import case_name
@@ -311,7 +314,7 @@ def test_both_eyes_of_a_patient_fall_into_one_split_and_dates_stay_behind(
 
 
 def test_resc_without_labels_or_with_others_is_refused(tmp_path: Path) -> None:
-    assert "no folder original_images/<scan> in it" in refusal("resc", tmp_path, tmp_path / "o")
+    assert "no folder of B-scans in it (original_images, " in refusal("resc", tmp_path, tmp_path / "o")
     draw_resc(tmp_path, RESC_SCANS)
     labels = tmp_path / "label_images" / RESC_SCANS[0]
     Image.fromarray(np.zeros((3, 3), np.uint8)).save(labels / "2.png")
@@ -324,7 +327,32 @@ def test_resc_without_labels_or_with_others_is_refused(tmp_path: Path) -> None:
         path.unlink()
     assert f"{labels}: no picture <number>.png in it" in refusal("resc", tmp_path, tmp_path / "o")
     labels.rmdir()
-    assert f"no folder {labels}" in refusal("resc", tmp_path, tmp_path / "o")
+    assert f"no folder of its labels in {labels.parent}" in refusal("resc", tmp_path, tmp_path / "o")
+    for ending in ("a", "b"):
+        (labels.parent / f"{labels.name}_{ending}").mkdir()
+    assert f"{labels.name}_a, {labels.name}_b; keep one" in refusal("resc", tmp_path, tmp_path / "o")
+    labels.parent.rename(tmp_path / "unknown")
+    assert "no folder of labels beside it (label_images, " in refusal("resc", tmp_path, tmp_path / "o")
+
+
+def test_resc_is_found_under_the_other_names_it_goes_by(tmp_path: Path) -> None:
+    draw_resc(tmp_path / "a" / "Edema_trainingset", RESC_SCANS[:2], ".bmp")
+    for scan in (tmp_path / "a" / "Edema_trainingset" / "label_images").iterdir():
+        scan.rename(scan.with_name(f"{scan.name}_labelMark"))
+    for number, scan in enumerate(RESC_SCANS[2:]):  # a folder for each scan, B-scans right in it
+        draw_resc(tmp_path / "b", (scan,))
+        place = tmp_path / "a" / f"P{number + 7}_x"
+        place.mkdir()
+        (tmp_path / "b" / "original_images" / scan).rename(place / "Images")
+        (tmp_path / "b" / "label_images" / scan).rename(place / "GT")
+        for path in [*(place / "Images").iterdir(), *(place / "GT").iterdir()]:
+            path.rename(path.with_name(f"slice_{path.name}"))
+    summary = convert("resc", tmp_path / "a", tmp_path / "out", "corrected", (0.3, 0.3, 0.4))
+    assert {case.patient for case in read_index(summary.index)} == {"P1", "P7", "P8"}
+    assert sum(case.label for case in read_index(summary.index)) >= 2
+    twice = tmp_path / "a" / "P7_x" / "Images" / "other_2.png"
+    twice.write_bytes((tmp_path / "a" / "P7_x" / "Images" / "slice_2.png").read_bytes())
+    assert "other_2.png has the same number" in refusal("resc", tmp_path / "a", tmp_path / "o")
 
 
 # --- the whole -----------------------------------------------------------------------------------------------------
