@@ -164,9 +164,10 @@ class _Painter:
         levels = np.round(self.cut.images[number] * 255.0).astype(np.uint8)
         grey = Image.fromarray(levels).resize((width, height), Image.Resampling.LANCZOS)
         share = min(HEAT_SHARE, HEAT_SIDE / max(width, height))
-        codes = _shrink(self.scale.encode(self.heat[number]), math.ceil(height * share), math.ceil(width * share))
-        heat = _encode(Image.fromarray(codes * np.uint8(CODE_STEP)), lossless=True, quality=50) if codes.any() else ""
-        return {"grey": _encode(grey, quality=quality), "heat": heat}
+        heat = _shrink(self.heat[number], math.ceil(height * share), math.ceil(width * share))
+        codes = self.scale.encode(heat)
+        hot = _encode(Image.fromarray(codes * np.uint8(CODE_STEP)), lossless=True, quality=50) if codes.any() else ""
+        return {"grey": _encode(grey, quality=quality), "heat": hot}
 
     def locate(self, voxel: tuple[int, int, int]) -> tuple[float, float]:
         """Where the centre of a voxel lies in the picture, from the left and from the top, as fractions."""
@@ -209,13 +210,13 @@ def _fill_gaps(numbers: Sequence[int], kept: Sequence[int]) -> Iterator[int]:
         distance = np.minimum(distance, np.abs(places - farthest))
 
 
-def _shrink(codes: Array, height: int, width: int) -> Array:
+def _shrink(heat: Array, height: int, width: int) -> Array:
     """(H, W) -> at most (height, width), each pixel the maximum of those that it stands for."""
     for axis, size in ((0, height), (1, width)):
-        length = codes.shape[axis]
+        length = heat.shape[axis]
         if size < length:
-            codes = np.maximum.reduceat(codes, np.arange(size) * length // size, axis=axis)
-    return codes
+            heat = np.maximum.reduceat(heat, np.arange(size) * length // size, axis=axis)
+    return heat
 
 
 def _name_edges(volume: Volume, plan: SlicePlan) -> dict[str, str]:

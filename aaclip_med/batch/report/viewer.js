@@ -46,7 +46,7 @@ function openCase(number, moveFocus) {
 
 function describeRow(row) {
   const facts = [`score ${sayShare(row.score)}`];
-  if (row.p_value !== null && row.p_value !== undefined) facts.push(`p ${Number(row.p_value).toPrecision(2)}`);
+  if (row.p_value !== null && row.p_value !== undefined) facts.push(`p ${Number(row.p_value).toFixed(3)}`);
   facts.push(row.spacing_mm ? `${String(row.spacing_mm).replaceAll("x", " × ")} mm` : "", row.orientation, row.flags);
   return facts.filter(Boolean).join(" · ");
 }
