@@ -17,7 +17,21 @@ import requests
 NAME = "aaclip_brain_mri"
 PORT = 8497
 URL = f"http://127.0.0.1:{PORT}"
-OBLIQUE = np.array([[-1.9, 0.2, 0.3, 40.0], [0.2, 1.9, 0.5, -50.0], [0.1, -0.4, 4.0, 10.0], [0.0, 0.0, 0.0, 1.0]])
+TURN, TILT = 0.3, 0.2
+SPACING = (1.9, 1.8, 4.0)
+
+
+def build_oblique() -> np.ndarray[Any, Any]:
+    """Voxels to RAS mm: turned and tilted, without shear, which ITK could not write."""
+    turn = np.array([[np.cos(TURN), -np.sin(TURN), 0], [np.sin(TURN), np.cos(TURN), 0], [0, 0, 1]])
+    tilt = np.array([[1, 0, 0], [0, np.cos(TILT), -np.sin(TILT)], [0, np.sin(TILT), np.cos(TILT)]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ tilt @ np.diag([-SPACING[0], SPACING[1], SPACING[2]])
+    affine[:3, 3] = (40.0, -50.0, 10.0)
+    return affine
+
+
+OBLIQUE = build_oblique()
 SEGMENTS = {"likelihood low": 1, "likelihood medium": 2, "likelihood high": 3}
 PATIENCE = 300.0
 

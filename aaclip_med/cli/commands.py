@@ -37,7 +37,7 @@ def run_train(options: argparse.Namespace) -> int:
     overrides: dict[str, Any] = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     overrides |= {"index": options.index, "output_dir": options.out, "augment": not options.no_augmentation}
     overrides |= {"normal_only": options.normal_only, "crop": options.crop}
-    print(train(overrides))
+    print(train(overrides, options.tracking))
     return 0
 
 

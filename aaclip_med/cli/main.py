@@ -74,7 +74,7 @@ def _add_train(commands: Commands) -> None:
     command.add_argument("--out", required=True, metavar="DIR", help="gets adapters.safetensors")
     command.add_argument("--preset", choices=PRESETS, required=True)
     command.add_argument("--backbone", default="ViT-L-14-336", help="an open_clip ViT (default ViT-L-14-336), or 'tiny'")
-    command.add_argument("--weights", help="an open_clip tag or a file (default: openai; tiny has its own)")
+    command.add_argument("--weights", help="an open_clip tag, a file or hf:// (default: openai; tiny has its own)")
     command.add_argument("--image-size", type=int, metavar="PIXELS", help="default 518 for ViT-L-14-336, else the tower's own")
     command.add_argument("--adapters", help="adapters to start from (default: fresh ones)")
     command.add_argument("--fidelity", choices=FIDELITIES, help="default reference")
@@ -95,6 +95,7 @@ def _add_train(commands: Commands) -> None:
     )
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--workers", type=int, default=0, metavar="N", help="loader processes (default 0)")
+    command.add_argument("--tracking", choices=("mlflow",), help="curves go to MLflow too (default: TensorBoard alone)")
     add_hardware(command.add_argument_group("hardware"), None, "auto; float32 for tiny")
 
 

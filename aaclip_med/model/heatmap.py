@@ -69,6 +69,8 @@ class HeatmapNetwork(nn.Module):
         super().__init__()
         if not detector.adapted:
             raise InputError("a zero-shot detector (adapters 'none') has no adapters to export")
+        if len(detector.tower.vision_blocks) < detector.levels[-1]:
+            raise ValueError("this detector was prepared for inference, which took its tower apart; load it anew")
         visual = detector.tower.clip.visual
         adapters, levels = detector.image_adapter, detector.levels
         self.limit = LOG_ODDS_LIMIT
