@@ -16,7 +16,7 @@ from aaclip_med.data.index import Case
 from aaclip_med.data.planes import SlicePlan, plan_volume
 from aaclip_med.data.sources import read_source
 from aaclip_med.data.volumes import Volume, read_mask
-from aaclip_med.data.windowing import apply_window
+from aaclip_med.data.windowing import apply_window, find_range, flat_error, scale_values
 from aaclip_med.data.writing import atomic_path
 from aaclip_med.errors import InputError
 from aaclip_med.presets import Preset, get_preset
@@ -27,6 +27,74 @@ LAYOUT = 2
 """Of a case's folder in a store; a folder of another layout is not found."""
 CROP_MARGIN = 0.05
 """Of the foreground's height and width, on each side."""
+BLOCK = 16
+"""Slices looked at together."""
+
+
+@dataclass(frozen=True)
+class WindowedSlices:
+    """A stack of slices (S, H, W) or (S, H, W, 3), windowed to float32 in [0, 1] as they are asked for by their numbers.
+
+    A whole volume of floats is never held, unless it is asked for as an array. stack: the values as stored, a view. low, high:
+    what becomes 0 and 1. organ: (S, H, W) bool, outside of which all is 0; None: everything is shown.
+    """
+
+    stack: Array
+    low: float
+    high: float
+    organ: Array | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(S, H, W) or (S, H, W, 3)."""
+        shape: tuple[int, ...] = self.stack.shape
+        return shape
+
+    @property
+    def ndim(self) -> int:
+        """3, in colour 4."""
+        return self.stack.ndim
+
+    def __len__(self) -> int:
+        return len(self.stack)
+
+    def __getitem__(self, numbers: int | slice | Sequence[int]) -> Array:
+        values = scale_values(self.stack[numbers], self.low, self.high)
+        if self.organ is not None:
+            values[~self.organ[numbers]] = 0.0
+        return values
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return self[:] if dtype is None else self[:].astype(dtype)
+
+    def choose(self, numbers: Sequence[int]) -> WindowedSlices:
+        """The slices ``numbers``, ascending, as a stack of their own; without a copy where none between them is left out."""
+        chosen: Any = list(numbers)
+        if chosen == list(range(chosen[0], chosen[-1] + 1)):
+            chosen = slice(chosen[0], chosen[-1] + 1)
+        return replace(self, stack=self.stack[chosen], organ=self.organ[chosen] if self.organ is not None else None)
+
+    def find_filled(self) -> Array:
+        """(S,) bool: which slices are not the same throughout."""
+        within = tuple(range(1, self.ndim))
+        if self.organ is None:  # stretching keeps the order of values, so two of each slice say it
+            lowest, highest = self.stack.min(axis=within), self.stack.max(axis=within)
+            return scale_values(lowest, self.low, self.high) < scale_values(highest, self.low, self.high)
+        blocks = (self[start : start + BLOCK] for start in range(0, len(self), BLOCK))
+        return np.concatenate([block.min(axis=within) < block.max(axis=within) for block in blocks])
+
+    def find_foreground(self, numbers: Sequence[int]) -> tuple[int, int, int, int]:
+        """First row, end, first column, end of what is above 0 in any of the slices ``numbers``, and a margin around it."""
+        above = np.zeros(self.shape[1:3], dtype=bool)
+        for number in numbers:
+            lit = self[number] > 0
+            above |= lit.any(axis=-1) if lit.ndim == 3 else lit
+        box: list[int] = []
+        for axis in (0, 1):
+            inside = np.flatnonzero(above.any(axis=1 - axis))
+            margin = round(CROP_MARGIN * (inside[-1] + 1 - inside[0]))
+            box += [max(0, int(inside[0]) - margin), min(above.shape[axis], int(inside[-1]) + 1 + margin)]
+        return box[0], box[1], box[2], box[3]
 
 
 @dataclass(frozen=True)
@@ -42,7 +110,7 @@ class CutCase:
 
     volume: Volume
     plan: SlicePlan
-    images: Array
+    images: WindowedSlices
     masks: Array | None
     used: list[int]
     organ: Array | None = None
@@ -73,30 +141,24 @@ def cut_volume(
         InputError: the volume does not suit the window, the limits lie outside, or no slice is left.
     """
     plan = plan_volume(volume, plane or preset.plane)  # type: ignore[arg-type]
-    images = plan.cut(apply_window(volume, preset.window, organ))
+    inside = plan.cut(organ) if organ is not None else None
+    if volume.is_picture:
+        images = WindowedSlices(plan.cut(apply_window(volume, preset.window)), 0.0, 1.0, inside)
+    else:
+        images = WindowedSlices(plan.cut(volume.array), *find_range(volume, preset.window, organ), inside)
     first, last = limits or (0, len(images) - 1)
     if last >= len(images):
         raise InputError(f"{volume.path}: slices {first} to {last} were asked for, but it has {len(images)} in this plane")
-    within = tuple(range(1, images.ndim))
-    filled = images.min(axis=within) < images.max(axis=within)  # without the copy that a flat view would take
+    filled = images.find_filled()
     used = [s for s in range(first, last + 1) if volume.is_picture or filled[s]]
     if not used:
+        values = {float(images[s].flat[0]) for s in range(len(images))} if not filled.any() else set()
+        if len(values) == 1:
+            raise flat_error(volume, preset.window, values.pop())
         raise InputError(f"{volume.path}: every slice from {first} to {last} is empty under preset '{preset.name}'")
-    cut = CutCase(volume, plan, images, None, used, box=_find_foreground(images[used]) if preset.crop else None)
-    return replace(cut, images=cut.crop(images), organ=cut.crop(plan.cut(organ)) if organ is not None else None)
-
-
-def _find_foreground(images: Array) -> tuple[int, int, int, int]:
-    """First row, end, first column, end of what is above 0 in any of (S, H, W) or (S, H, W, 3), and a margin around it."""
-    above = np.asarray((images > 0).any(axis=0))
-    if above.ndim == 3:
-        above = np.asarray(above.any(axis=-1))
-    box: list[int] = []
-    for axis in (0, 1):
-        inside = np.flatnonzero(above.any(axis=1 - axis))
-        margin = round(CROP_MARGIN * (inside[-1] + 1 - inside[0]))
-        box += [max(0, int(inside[0]) - margin), min(above.shape[axis], int(inside[-1]) + 1 + margin)]
-    return box[0], box[1], box[2], box[3]
+    cut = CutCase(volume, plan, images, None, used, box=images.find_foreground(used) if preset.crop else None)
+    inside = cut.crop(inside) if inside is not None else None
+    return replace(cut, images=replace(images, stack=cut.crop(images.stack), organ=inside), organ=inside)
 
 
 def choose_preset(case: Case, preset: Preset) -> Preset:
@@ -241,7 +303,7 @@ def _write_case(case: Case, preset: Preset, folder: Path) -> None:
         raise InputError(f"{case.image_path} is abnormal and has no mask; training needs one (mask_path in its index row)")
     folder.mkdir(parents=True, exist_ok=True)
     labels = [[s, int(cut.masks[s].any())] for s in cut.used]
-    arrays = {"images.npy": cut.images.astype(np.float16), "masks.npy": cut.masks}
+    arrays = {"images.npy": cut.images[:].astype(np.float16), "masks.npy": cut.masks}
     if cut.organ is not None:
         arrays["organ.npy"] = cut.organ
     for name, array in arrays.items():

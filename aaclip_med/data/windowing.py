@@ -40,18 +40,28 @@ def apply_window(volume: Volume, window: Window, inside: np.ndarray[Any, Any] | 
     """
     if volume.is_picture:
         return _confine(_scale_picture(volume), inside)
-    low, high = find_range(volume, window, inside)
-    values = volume.array.astype(np.float32)
-    values -= np.float32(low)
-    values /= np.float32(high - low)
-    np.clip(values, 0.0, 1.0, out=values)
+    values = scale_values(volume.array, *find_range(volume, window, inside))
     _confine(values, inside)
     if values.min() == values.max():
-        raise InputError(
-            f"{volume.path}: every voxel is {values.flat[0]:g} under window {_describe(window)} "
-            f"(values {volume.array.min():g} to {volume.array.max():g}); choose another window or preset"
-        )
+        raise flat_error(volume, window, float(values.flat[0]))
     return values
+
+
+def scale_values(values: np.ndarray[Any, Any], low: float, high: float) -> np.ndarray[Any, Any]:
+    """``values`` from ``low`` to ``high`` stretched to [0, 1], float32, the rest clipped; a copy."""
+    scaled = values.astype(np.float32)
+    scaled -= np.float32(low)
+    scaled /= np.float32(high - low)
+    clipped: np.ndarray[Any, Any] = np.clip(scaled, 0.0, 1.0, out=scaled)
+    return clipped
+
+
+def flat_error(volume: Volume, window: Window, value: float) -> InputError:
+    """What is said of a volume that is ``value`` throughout under the window."""
+    return InputError(
+        f"{volume.path}: every voxel is {value:g} under window {_describe(window)} "
+        f"(values {volume.array.min():g} to {volume.array.max():g}); choose another window or preset"
+    )
 
 
 def find_range(volume: Volume, window: Window, inside: np.ndarray[Any, Any] | None = None) -> tuple[float, float]:

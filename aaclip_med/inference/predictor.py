@@ -15,7 +15,7 @@ from torch.nn import functional
 from aaclip_med.data.slices import CutCase, cut_volume
 from aaclip_med.data.volumes import Volume
 from aaclip_med.errors import InputError
-from aaclip_med.inference.stream import SliceScores, SliceStream, count_nothing
+from aaclip_med.inference.stream import SliceScores, SliceStream, Stack, count_nothing
 from aaclip_med.model.build import build_detector
 from aaclip_med.model.checkpoint import ZERO_SHOT, Checkpoint, find_checkpoint, read_checkpoint
 from aaclip_med.model.detector import Detector
@@ -60,13 +60,13 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A volume cut and windowed: its cuts (one, or one a plane), and of each the slices to score, (S, H, W) or (S, H, W, 3)."""
+    """A volume cut: its cuts (one, or one a plane), and of each the slices to score, (S, H, W) or (S, H, W, 3)."""
 
     volume: Volume
     organ: Array | None
     stride: int
     cuts: tuple[CutCase, ...]
-    stacks: tuple[Array, ...]
+    stacks: tuple[Stack, ...]
 
 
 class Predictor:
@@ -107,7 +107,7 @@ class Predictor:
         scale = "calibrated: fraction of normal voxels below" if self.calibration else "UNCALIBRATED model probability"
         return f"{'DEMONSTRATION; ' if self.is_demo else ''}{scale}"
 
-    def score_slices(self, images: Array, report: Report = ignore) -> SliceScores:
+    def score_slices(self, images: Stack, report: Report = ignore) -> SliceScores:
         """Score windowed slices (S, H, W) or (S, H, W, 3) in [0, 1]; ``report`` is told the share that is done.
 
         Raises:
@@ -121,7 +121,7 @@ class Predictor:
     def score_cut(self, cut: CutCase, stride: int = 1, report: Report = ignore) -> SliceScores:
         """Score the used slices of a case, or every ``stride``-th of them; outside its organ a map holds its lowest value."""
         numbers = thin(cut.used, stride)
-        scores = self.score_slices(cut.images[numbers], report)
+        scores = self.score_slices(cut.images.choose(numbers), report)
         _confine(scores, cut, numbers)
         return scores
 
@@ -166,7 +166,7 @@ class Predictor:
         organ: Array | None = None,
         stride: int = 1,
     ) -> Prepared:
-        """Cut and window a volume for ``predict_prepared``; no arithmetic of the model, so it can run beside it in a thread.
+        """Cut a volume for ``predict_prepared``; no arithmetic of the model, so it can run beside it in a thread.
 
         Arguments and errors: see ``predict_volume``.
         """
@@ -174,7 +174,7 @@ class Predictor:
             raise InputError(f"{volume.path}: plane 'all' is for whole volumes; leave it out for pictures and slice ranges")
         planes = THREE_PLANES if plane == ALL_PLANES else (plane,)
         cuts = tuple(cut_volume(volume, self.preset, name, limits, organ) for name in planes)
-        return Prepared(volume, organ, stride, cuts, tuple(cut.images[thin(cut.used, stride)] for cut in cuts))
+        return Prepared(volume, organ, stride, cuts, tuple(cut.images.choose(thin(cut.used, stride)) for cut in cuts))
 
     def predict_prepared(
         self, cases: Iterable[Prepared], report: Callable[[int], None] = count_nothing
@@ -188,7 +188,7 @@ class Predictor:
         """
         waiting: deque[Prepared] = deque()
 
-        def stacks() -> Iterator[Array]:
+        def stacks() -> Iterator[Stack]:
             for case in cases:
                 waiting.append(case)
                 yield from case.stacks

@@ -6,17 +6,21 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 
+from aaclip_med.data.slices import WindowedSlices
 from aaclip_med.model.detector import Detector
 from aaclip_med.model.precision import autocast
 from aaclip_med.model.preprocess import normalise_slices, resize_slices
 from aaclip_med.model.similarity import Domain
 
 Array = np.ndarray[Any, Any]
+
+Stack: TypeAlias = "Array | WindowedSlices"
+"""Slices (S, H, W) or (S, H, W, 3) in [0, 1]."""
 
 LOG_ODDS_LIMIT = 40.0
 """Log odds are kept within this distance of 0; trained detectors stay within 20."""
@@ -93,8 +97,8 @@ class SliceStream:
         self.batch_size = batch_size
         self.done = 0
 
-    def score(self, stacks: Iterable[Array], report: Callable[[int], None] = count_nothing) -> Iterator[SliceScores]:
-        """The scores of each stack (S, H, W) or (S, H, W, 3) in [0, 1], S at least 1; sizes may differ.
+    def score(self, stacks: Iterable[Stack], report: Callable[[int], None] = count_nothing) -> Iterator[SliceScores]:
+        """The scores of each stack, S at least 1; sizes may differ.
 
         ``report`` is told the number of slices done after each batch; what it raises ends the work. While a GPU works on a
         batch, the one before it is fetched.
@@ -112,7 +116,7 @@ class SliceStream:
         if under_way is not None:
             yield from self._settle(under_way, open_stacks, report)
 
-    def _fill(self, stacks: Iterable[Array], open_stacks: deque[_Stack]) -> Iterator[torch.Tensor]:
+    def _fill(self, stacks: Iterable[Stack], open_stacks: deque[_Stack]) -> Iterator[torch.Tensor]:
         """Batches (B, 1 or 3, size, size) of resized slices; the last may be short."""
         pieces: list[torch.Tensor] = []
         held = 0

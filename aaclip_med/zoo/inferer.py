@@ -44,10 +44,11 @@ class VolumeInferer(Inferer):  # type: ignore[misc]
 
     def _draw(self, volume: Volume, network: Network, device: torch.device) -> torch.Tensor:
         cut = cut_volume(volume, self.preset, self.plane)
-        images = cut.images[:, None] if cut.images.ndim == 3 else np.moveaxis(cut.images, -1, 1)
         maps = []
         for start in range(0, len(cut.used), self.batch_size):
-            batch = torch.from_numpy(np.ascontiguousarray(images[cut.used[start : start + self.batch_size]])).to(device)
+            images = cut.images[cut.used[start : start + self.batch_size]]
+            images = images[:, None] if images.ndim == 3 else np.moveaxis(images, -1, 1)
+            batch = torch.from_numpy(np.ascontiguousarray(images)).to(device)
             maps.append(network(batch)[:, 0].float().cpu().numpy())
         drawn = np.concatenate(maps)
         stack = np.full(cut.plan.stack_shape, drawn.min(), dtype=np.float32)

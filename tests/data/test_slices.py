@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 
 from aaclip_med.data.index import Case, read_index, write_index
-from aaclip_med.data.slices import SliceStore, cut_case
+from aaclip_med.data.slices import SliceStore, cut_case, cut_volume
+from aaclip_med.data.volumes import Volume
+from aaclip_med.data.windowing import apply_window
 from aaclip_med.presets import get_preset
 
 
@@ -81,3 +83,26 @@ def test_an_organ_confines_the_window_and_the_slices_of_a_case(tmp_path: Path) -
 def test_a_case_without_an_organ_is_looked_at_everywhere(picture: Path, tmp_path: Path) -> None:
     store = SliceStore([Case(picture, 0, "Brain")], get_preset("brain-mri"), tmp_path / "cache")
     assert store.organ(store.slices[0]) is None
+
+
+def test_slices_are_windowed_as_the_whole_volume_is(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    array = rng.integers(-1000, 1500, (14, 12, 9)).astype(np.int16)
+    organ = rng.random(array.shape) > 0.5
+    volume = Volume(array, np.diag([1.0, 1.0, 3.0, 1.0]), tmp_path / "x.nii", None, array.shape, is_picture=False)
+    for name in ("liver-ct", "brain-mri"):
+        for inside in (None, organ):
+            for plane in ("axial", "sagittal"):
+                cut = cut_volume(volume, get_preset(name), plane, None, inside)
+                whole = cut.plan.cut(apply_window(volume, get_preset(name).window, inside))
+                np.testing.assert_array_equal(np.asarray(cut.images), whole)
+                np.testing.assert_array_equal(cut.images[3], whole[3])
+                np.testing.assert_array_equal(cut.images.choose([2, 3, 4])[:], whole[2:5])
+                np.testing.assert_array_equal(cut.images.choose([0, 3, 5])[1:], whole[[3, 5]])
+
+
+def test_choosing_neighbouring_slices_copies_nothing(tmp_path: Path) -> None:
+    array = np.arange(14 * 12 * 9, dtype=np.int16).reshape(14, 12, 9)
+    volume = Volume(array, np.eye(4), tmp_path / "x.nii", None, array.shape, is_picture=False)
+    images = cut_volume(volume, get_preset("brain-mri")).images
+    assert np.shares_memory(images.choose(range(2, 7)).stack, array)
