@@ -1,0 +1,36 @@
+"""Volumes and pictures: read once, refused with a reason, always with an affine from voxel index to RAS mm.
+
+Array axes are (I, J, K) in the order of the file: I is the axis that varies fastest on disk.
+"""
+
+from __future__ import annotations
+
+from aaclip_med.data.volumes.checks import check_voxels
+from aaclip_med.data.volumes.masks import read_mask
+from aaclip_med.data.volumes.reading import read_volume
+from aaclip_med.data.volumes.volume import (
+    ENDINGS,
+    ITK_ENDINGS,
+    LPS_TO_RAS,
+    NIFTI_ENDINGS,
+    PICTURE_ENDINGS,
+    Volume,
+    case_name,
+    find_images,
+    is_image_file,
+)
+
+__all__ = [
+    "ENDINGS",
+    "ITK_ENDINGS",
+    "LPS_TO_RAS",
+    "NIFTI_ENDINGS",
+    "PICTURE_ENDINGS",
+    "Volume",
+    "case_name",
+    "check_voxels",
+    "find_images",
+    "is_image_file",
+    "read_mask",
+    "read_volume",
+]

@@ -1,0 +1,115 @@
+"""NRRD and MetaImage, with SimpleITK, whose LPS world is turned to RAS here."""
+
+from __future__ import annotations
+
+import math
+import re
+import zlib
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813
+
+from aaclip_med.data.volumes.checks import (
+    MAX_DEFLATE_RATIO,
+    UNREADABLE,
+    check_affine,
+    check_shape,
+    choose_volume,
+    explain_unreadable,
+    to_native,
+)
+from aaclip_med.data.volumes.volume import ITK_ENDINGS, LPS_TO_RAS, Volume
+from aaclip_med.errors import InputError
+
+_META_FILE = re.compile(rb"^ElementDataFile *= *([^\r\n]+?) *\r?\n", re.MULTILINE)
+_META_COMPRESSED = re.compile(rb"^CompressedData *= *True", re.MULTILINE)
+_NRRD_FILE = re.compile(rb"^data ?file: *([^\r\n]+?) *\r?$|^\r?\n", re.MULTILINE)
+_NRRD_ENCODING = re.compile(rb"^encoding: *(\w+)", re.MULTILINE)
+
+
+def read_itk(path: Path, number: int | None) -> Volume:
+    """One scan; ``number``: which volume of a 4-D file, from 0.
+
+    Raises:
+        InputError: as ``read_volume``.
+    """
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetImageIO(ITK_ENDINGS[path.suffix.lower()])
+    try:
+        reader.ReadImageInformation()
+        shape = tuple(int(n) for n in reader.GetSize())
+        pixel = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+        bits = re.search(r"\d+", pixel)
+        if reader.GetNumberOfComponents() > 1 or bits is None or "complex" in pixel:
+            raise InputError(f"{path}: {pixel} voxels; only one number per voxel is read, save a scalar image")
+        dtype = np.dtype(f"u{int(bits[0]) // 8}")
+        check_shape(path, shape, dtype, number)
+        affine = _read_affine(path, reader)
+        _check_data(path, math.prod(shape) * dtype.itemsize)
+        array = sitk.GetArrayFromImage(reader.Execute()).T
+    except InputError:
+        raise
+    except (*UNREADABLE, RuntimeError) as error:
+        raise explain_unreadable(path, "NRRD or MetaImage", error) from None
+    array, shape = choose_volume(array, number)
+    return Volume(to_native(array), affine, path, None, shape, is_picture=False)
+
+
+def _read_affine(path: Path, reader: sitk.ImageFileReader) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    spacing = np.array(reader.GetSpacing()[:3])
+    if not (spacing > 0).all():
+        raise InputError(f"{path}: voxel spacing {tuple(spacing.tolist())} mm; correct the header")
+    dimension = reader.GetDimension()
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(reader.GetDirection()).reshape(dimension, dimension)[:3, :3] * spacing
+    affine[:3, 3] = reader.GetOrigin()[:3]
+    affine = LPS_TO_RAS @ affine
+    check_affine(path, affine)
+    return affine
+
+
+def _check_data(path: Path, needs: int) -> None:
+    """Refuse a file that cannot hold ``needs`` bytes of voxels, for which ITK would take memory first.
+
+    ITK goes on with what it has where a MetaImage's compressed stream is short or damaged, so that is tried to its end. Lists
+    of data files, text and bzip2 are left to ITK.
+    """
+    with path.open("rb") as stream:
+        header = stream.read(1 << 16)
+    is_meta = path.suffix.lower() in (".mha", ".mhd")
+    named = (_META_FILE if is_meta else _NRRD_FILE).search(header)
+    if named is None:
+        return
+    name = (named[1] or b"LOCAL").decode(errors="replace")
+    is_local = name.upper() == "LOCAL"
+    data = path if is_local else path.parent / name
+    start = named.end() if is_local else 0
+    if is_meta:
+        is_compressed = _META_COMPRESSED.search(header) is not None
+    else:
+        encoding = _NRRD_ENCODING.search(header)
+        is_compressed = encoding is not None and encoding[1] in (b"gzip", b"gz")
+        if not is_compressed and (encoding is None or encoding[1] != b"raw"):
+            return
+    if not data.is_file():
+        return
+    holds = (data.stat().st_size - start) * (MAX_DEFLATE_RATIO if is_compressed else 1)
+    if holds < needs:
+        raise InputError(f"{path}: damaged, too small for the {needs} bytes of voxels it declares; copy it again")
+    if is_meta and is_compressed and (found := _count_inflated(data, start, needs)) != needs:
+        raise InputError(f"{path}: damaged, {found} bytes of voxels and not the {needs} it declares; copy it again")
+
+
+def _count_inflated(path: Path, start: int, most: int) -> int:
+    """How many bytes a zlib stream holds, counted no further than just beyond ``most``."""
+    count = 0
+    inflate = zlib.decompressobj()
+    with path.open("rb") as stream:
+        stream.seek(start)
+        while count <= most and not inflate.eof and (chunk := stream.read(1 << 16)):
+            count += len(inflate.decompress(chunk))
+    if not inflate.eof and count <= most:
+        raise EOFError("its compressed voxels end too early")
+    return count

@@ -1,0 +1,98 @@
+"""NIfTI, with nibabel."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel import imageglobals
+from nibabel.openers import ImageOpener
+
+from aaclip_med.data.volumes.checks import (
+    MAX_DEFLATE_RATIO,
+    UNREADABLE,
+    check_affine,
+    check_shape,
+    choose_volume,
+    explain_unreadable,
+    to_native,
+)
+from aaclip_med.data.volumes.volume import Volume
+from aaclip_med.errors import InputError
+
+MAX_PADDING = 1 << 26
+
+
+def read_nifti(path: Path, number: int | None) -> Volume:
+    """One scan; ``number``: which volume of a 4-D file, from 0. The sform comes before the qform (NIfTI-1, method 3 and 2).
+
+    Raises:
+        InputError: as ``read_volume``.
+    """
+    compressed = path.name.lower().endswith(".gz")
+    try:
+        with _silence_nibabel():
+            image = nib.load(path, mmap=False)
+        header = image.header
+        if not isinstance(header, nib.Nifti1Header):
+            raise InputError(f"{path}: an Analyze 7.5 file, which does not say how it lies; convert it to NIfTI")
+        described = Path(image.file_map.get("header", image.file_map["image"]).filename or path)
+        check_shape(path, tuple(header.get_data_shape()), header.get_data_dtype(), number)
+        _check_file_size(path, image, compressed)
+        _check_pixdim(described, type(header))
+        check_affine(path, image.affine)
+        if compressed:
+            with gzip.open(path) as stream, _silence_nibabel():
+                # Reading to the very end makes gzip compare its checksum, which nibabel alone does not.
+                files = {"image": stream} | ({"header": str(described)} if described != path else {})
+                array = np.asanyarray(type(image).from_file_map(image.make_file_map(files)).dataobj)
+                _check_end(path, stream)
+        else:
+            array = np.asanyarray(image.dataobj)
+    except InputError:
+        raise
+    except UNREADABLE as error:
+        raise explain_unreadable(path, "NIfTI", error) from None
+    affine = np.asarray(image.affine, dtype=np.float64)
+    array, shape = choose_volume(array, number)
+    return Volume(to_native(array), affine, path, header, shape, is_picture=False)
+
+
+def _check_end(path: Path, stream: gzip.GzipFile) -> None:
+    """Read what is behind the voxels to the end: padding, not a bomb."""
+    rest = 0
+    while chunk := stream.read(1 << 20):
+        rest += len(chunk)
+        if rest > MAX_PADDING:
+            raise InputError(f"{path}: damaged, more than {MAX_PADDING} bytes behind the voxels it declares; copy it again")
+
+
+def _check_file_size(path: Path, image: nib.Nifti1Image, compressed: bool) -> None:
+    needs = math.prod(image.shape) * image.get_data_dtype().itemsize
+    size = path.stat().st_size
+    if needs > (size * MAX_DEFLATE_RATIO if compressed else size - image.dataobj.offset):
+        raise InputError(f"{path}: damaged, too small for the {needs} bytes of voxels it declares; copy it again")
+
+
+def _check_pixdim(path: Path, header_class: type[nib.Nifti1Header]) -> None:
+    """Zero and negative voxel sizes as stored, which nibabel would silently replace."""
+    with ImageOpener(path) as stream:
+        stored = header_class.from_fileobj(stream, check=False)
+    spacing = stored["pixdim"][1:4]
+    if stored["sform_code"] == 0 and not (spacing > 0).all():
+        raise InputError(f"{path}: voxel spacing {tuple(spacing.tolist())} mm; correct the header")
+
+
+@contextlib.contextmanager
+def _silence_nibabel() -> Iterator[None]:
+    """Keep nibabel from writing to the terminal what it finds odd in a header: the message of a refusal is one line."""
+    imageglobals.logger.disabled = True
+    try:
+        yield
+    finally:
+        imageglobals.logger.disabled = False

@@ -1,0 +1,47 @@
+"""Any image file as a volume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from aaclip_med.data.volumes.checks import check_voxels
+from aaclip_med.data.volumes.itk import read_itk
+from aaclip_med.data.volumes.nifti import read_nifti
+from aaclip_med.data.volumes.pictures import read_picture
+from aaclip_med.data.volumes.volume import ENDINGS, ITK_ENDINGS, NIFTI_ENDINGS, PICTURE_ENDINGS, Volume
+from aaclip_med.errors import InputError
+
+
+def read_volume(path: str | Path, allow_blank_picture: bool = False, number: int | None = None) -> Volume:
+    """Read one scan or picture. ``allow_blank_picture``: a picture (not a scan) may hold one value only.
+    ``number``: which volume of a 4-D file, counted from 0; a 3-D file has only number 0.
+
+    Raises:
+        InputError: the file is missing, damaged, of another kind (2-D, several volumes, complex, colour NIfTI, several
+            pages), without a usable geometry (zero spacing, singular affine), not finite, or constant.
+    """
+    volume = read_unchecked(Path(path), number)
+    check_voxels(volume.path, volume.array, allow_blank=volume.is_picture and allow_blank_picture)
+    return volume
+
+
+def read_unchecked(path: Path, number: int | None = None) -> Volume:
+    """As ``read_volume``, but the voxels may be anything, as those of an empty mask.
+
+    Raises:
+        InputError: as ``read_volume``, but for voxels that are not finite or constant.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: a folder, not an image file; name a file in it")
+    if not path.exists():
+        raise InputError(f"{path}: no such file; check the path")
+    name = path.name.lower()
+    if name.endswith(NIFTI_ENDINGS):
+        return read_nifti(path, number)
+    if path.suffix.lower() in ITK_ENDINGS:
+        return read_itk(path, number)
+    if not name.endswith(PICTURE_ENDINGS):
+        raise InputError(f"{path}: not an image; known endings are {', '.join(ENDINGS)}")
+    if number:
+        raise InputError(f"{path}: volume {number} was asked for; a picture holds one")
+    return read_picture(path)

@@ -1,0 +1,97 @@
+"""A scan or picture in memory, and the names of files that can become one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from aaclip_med.errors import InputError
+
+NIFTI_ENDINGS = (".nii.gz", ".nii", ".img.gz", ".img")
+ITK_ENDINGS = {".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+ENDINGS = (*NIFTI_ENDINGS, *ITK_ENDINGS, *PICTURE_ENDINGS)
+"""Every file ending that is read, lower case; upper case is read as well. A pair ``.hdr``/``.img`` is named by its ``.img``."""
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One scan, or one picture as a scan of one slice.
+
+    array: (I, J, K) values after the file's own scaling (NIfTI ``scl_slope``), integers as stored or float32. A grey
+        picture is (W, H, 1), a colour picture (W, H, 1, 3) in RGB: axis 0 is x (columns), axis 1 y (rows, downwards).
+    affine: (4, 4) float64, from voxel index (centre of the voxel) to RAS mm. A picture has 1 mm pixels, x to the left
+        and y to the posterior, as ITK gives it.
+    header: the input's own header for NIfTI, None otherwise.
+    stored_shape: the shape in the file, which may have trailing axes of length 1; (W, H, 1) for a picture.
+    """
+
+    array: np.ndarray[Any, Any]
+    affine: np.ndarray[Any, Any]
+    path: Path
+    header: nib.Nifti1Header | None
+    stored_shape: tuple[int, ...]
+    is_picture: bool
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Distance between voxel centres along the array's axes (I, J, K), in mm."""
+        i, j, k = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(i), float(j), float(k)
+
+    @property
+    def orientation(self) -> str:
+        """Where the axes (I, J, K) point to, nearest anatomical direction each: ``RAS``, ``LPS``, ``AIR``..."""
+        return "".join(nib.aff2axcodes(self.affine))
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in millilitres."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
+
+
+def is_image_file(path: str | Path) -> bool:
+    """Whether the name ends like an image that this package reads; the file is not opened."""
+    return Path(path).name.lower().endswith(ENDINGS)
+
+
+def case_name(path: str | Path) -> str:
+    """The file name without its ending: ``a.b.nii.gz`` -> ``a.b``. An unknown ending is cut at the last dot."""
+    name = Path(path).name
+    ending = next((ending for ending in ENDINGS if name.lower().endswith(ending)), Path(name).suffix)
+    return name[: len(name) - len(ending)]
+
+
+def find_images(paths: Sequence[str | Path]) -> list[Path]:
+    """All images among files and folders (searched to the bottom), sorted, each once. Hidden ones are passed over.
+
+    Raises:
+        InputError: a path does not exist, a named file has no known ending, a folder holds no image.
+    """
+    found: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = [p for p in path.rglob("*") if _is_visible(p.relative_to(path)) and is_image_file(p)]
+            images = [p for p in inside if not p.is_dir()]
+            if not images:
+                raise InputError(f"{path}: no image in this folder; known endings are {', '.join(ENDINGS)}")
+        elif not path.exists():
+            raise InputError(f"{path}: no such file or folder; check the path")
+        elif not is_image_file(path):
+            raise InputError(f"{path}: not an image; known endings are {', '.join(ENDINGS)}")
+        else:
+            images = [path]
+        for image in images:
+            found.setdefault(image.resolve(), image)
+    return sorted(found.values())
+
+
+def _is_visible(path: Path) -> bool:
+    return not any(part.startswith(".") for part in path.parts)
