@@ -359,6 +359,13 @@ def test_slices_that_jitter_keep_the_places_their_files_say(tmp_path: Path) -> N
     np.testing.assert_allclose(sorted(map(tuple, written)), sorted(places), atol=1e-9)
 
 
+@pytest.mark.parametrize("skew", [1e-6, 9e-6, 2e-5, 5e-3])
+def test_rows_and_columns_that_are_not_square_become_so(tmp_path: Path, skew: float) -> None:
+    source, volume = find_source(save_slices(tmp_path / "scan", (0, 2, 4), (1, 0, 0, skew, 1, 0)))
+    paths = write_all(tmp_path / "out", source, volume, draw_case(volume))
+    assert hd.imread(paths["pm"]).get_volume().shape == volume.array.shape[::-1]
+
+
 def test_odd_or_missing_values_of_the_patient_are_left_empty(tmp_path: Path) -> None:
     odd = {"PatientName": None, "PatientID": None, "PatientBirthDate": "someday", "StudyTime": "noon", "AccessionNumber": None}
     folder = tmp_path / "scan"

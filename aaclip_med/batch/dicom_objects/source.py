@@ -34,6 +34,8 @@ _MAY_BE_EMPTY = (
     "ReferringPhysicianName",
 )  # fmt: skip
 """Type 2 (PS3.5 7.4.3): empty where the source has no value or one that the standard does not know."""
+_SQUARE = 1e-5
+"""Cosine of rows to columns up to which highdicom reads an object as a volume again."""
 _SEXES = ("M", "F", "O")
 
 
@@ -161,13 +163,16 @@ def _place(frames: tuple[Frame, ...], volume: Volume, is_resampled: bool) -> Pla
     """Slices as they came lie exactly where their files say; those of a resampled volume where its grid says."""
     i, j, k = volume.spacing
     thickness = frames[0].thickness_mm or k
-    if not is_resampled:
-        positions = np.array([frame.position for frame in frames])
-        return Planes(positions, frames[0].cosines or (), frames[0].pixel_mm or (i, j), k, thickness)
     lps = LPS_TO_RAS @ volume.affine
-    steps = np.arange(volume.array.shape[2])[:, None]
     row, column = lps[:3, 0] / i, lps[:3, 1] / j
-    return Planes(lps[:3, 3] + steps * lps[:3, 2], (*row.tolist(), *column.tolist()), (i, j), k, thickness)
+    grid = (*row.tolist(), *column.tolist())
+    if is_resampled:
+        steps = np.arange(volume.array.shape[2])[:, None]
+        return Planes(lps[:3, 3] + steps * lps[:3, 2], grid, (i, j), k, thickness)
+    cosines = frames[0].cosines or grid
+    is_square = abs(float(np.dot(cosines[:3], cosines[3:]))) < _SQUARE
+    positions = np.array([frame.position for frame in frames])
+    return Planes(positions, cosines if is_square else grid, frames[0].pixel_mm or (i, j), k, thickness)
 
 
 def _read_header(path: Path, tags: list[str] | None = None) -> Dataset:
