@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from aaclip_med.batch.report.page import write_report
-from aaclip_med.batch.report.preview import draw_preview
+from aaclip_med.batch.report.preview import VERSION, draw_preview
 from aaclip_med.errors import OutputError
 from aaclip_med.presets import get_preset
 from batch.report_cases import THRESHOLD, draw_picture, draw_volume, score
@@ -70,6 +70,7 @@ def make_run() -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, by
         HOSTILE: draw_preview(axial[0], found, preset, None, THRESHOLD, 100),
         "photo": draw_preview(picture[0], photo, preset, None, THRESHOLD, 100),
         "case9": b"\xff damaged",
+        "case10": b'{"version": 0}',
     }
     return rows, lesions, previews
 
@@ -167,13 +168,13 @@ def test_an_uncalibrated_run_says_so(tmp_path: Path) -> None:
 def test_names_cannot_become_markup(report: Path) -> None:
     text = report.read_text(encoding="utf-8")
     assert "<img" not in text
-    assert text.count("<script>") == 2
+    assert text.count("<script>") == 3
     assert text.count("</script>") == text.count("<script")
 
 
 def test_previews_pass_through_one_at_a_time(tmp_path: Path) -> None:
     rows = [make_row(f"case{number}", 0.5) for number in range(60)]
-    preview = json.dumps({"slices": ["A" * 400_000]}).encode()
+    preview = json.dumps({"version": VERSION, "slices": ["A" * 400_000]}).encode()
     tracemalloc.start()
     write_report(tmp_path / "report.html", ACCOUNT, rows, [], lambda _: bytes(bytearray(preview)))
     _, most = tracemalloc.get_traced_memory()
@@ -296,6 +297,8 @@ def test_keys_wheel_and_drag_move_the_slice(visit: Any) -> None:
     page.get_by_label("Slice", exact=True).focus()
     page.keyboard.press("Home")
     wait_for_slice(page, 0)
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.textContent") == "spot"
 
 
 @needs_chromium

@@ -17,7 +17,14 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 
-from aaclip_med.batch.report.preview import CALIBRATED_SCALE, HEAT_CODES, LISTED_CANDIDATES, UNCALIBRATED_SCALE, log_odds
+from aaclip_med.batch.report.preview import (
+    CALIBRATED_SCALE,
+    HEAT_CODES,
+    LISTED_CANDIDATES,
+    UNCALIBRATED_SCALE,
+    VERSION,
+    log_odds,
+)
 from aaclip_med.batch.report.words import explain, list_facts, list_notices, say_share
 from aaclip_med.data.writing import atomic_path
 from aaclip_med.presets import PRESETS
@@ -48,7 +55,8 @@ def write_report(
             ``threshold``, ``operating_point``, ``adapters_hash``, ``tower_hash``, ``aaclip_med`` (version), ``date``.
         rows: the ``volumes`` table, failed cases with their ``error`` included.
         lesions: the ``lesions`` table; the first 50 candidates of a case are listed.
-        previews: called with a case's name; what ``draw_preview`` made, or None. Damaged bytes count as None.
+        previews: called with a case's name; what ``draw_preview`` made, or None. Bytes that are damaged or of another
+            version count as None.
 
     Raises:
         OutputError: the file cannot be written, or a preview cannot be read.
@@ -76,7 +84,8 @@ def _build_page(
 
 def _fill_template(account: Mapping[str, Any], rows: Sequence[Row]) -> tuple[str, str, str]:
     """The page before the table's rows, between them and the cases' data, and after that."""
-    style, cases_script, viewer_script = (_read_part(name) for name in ("page.css", "cases.js", "viewer.js"))
+    style = _read_part("page.css")
+    scripts = {f"{name}_script": _read_part(f"{name}.js") for name in ("cases", "picture", "viewer")}
     preset = PRESETS.get(str(account.get("preset")))
     title = f"{preset.title if preset else account.get('preset', '')}, {len(rows)} case{'s' * (len(rows) != 1)}"
     page = Template(_read_part("page.html")).substitute(
@@ -89,10 +98,9 @@ def _fill_template(account: Mapping[str, Any], rows: Sequence[Row]) -> tuple[str
         headings="".join(_write_heading(key, name) for key, name in _HEADINGS.items()),
         style=style,
         style_hash=_hash_source(style),
-        cases_script=cases_script,
-        viewer_script=viewer_script,
-        script_hashes=f"{_hash_source(cases_script)} {_hash_source(viewer_script)}",
+        script_hashes=" ".join(map(_hash_source, scripts.values())),
         colour_table=json.dumps(_sample_colours()),
+        **scripts,
     )
     before, rest = page.split("<!-- rows -->")
     between, after = rest.split("<!-- data -->")
@@ -163,10 +171,12 @@ def _embed_case(number: int, row: Row, lesions: Sequence[Row], preview: bytes | 
 
 
 def _parse(preview: bytes | None) -> Any:
+    """What ``draw_preview`` of this version made, else None."""
     try:
-        return json.loads(preview) if preview else None
+        content = json.loads(preview or b"null")
     except ValueError:
         return None
+    return content if isinstance(content, dict) and content.get("version") == VERSION else None
 
 
 def _keep_finite(row: Row) -> dict[str, Any]:

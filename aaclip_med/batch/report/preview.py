@@ -25,6 +25,8 @@ from aaclip_med.scoring.candidates import Candidate
 Array = np.ndarray[Any, Any]
 
 VERSION = 1
+"""Of what a preview holds; the page shows no other."""
+
 LISTED_CANDIDATES = 50
 SHOWN_CANDIDATES = 8
 """So many candidates, hottest first, have the slice of their peak and their middle slice in the preview at any budget."""
