@@ -11,6 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from batch.test_dicom_objects import find_source, save_tilted
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -110,6 +111,15 @@ def test_images_lie_on_the_scan_and_hold_heat_labels_and_mask(study: Path, tmp_p
         np.testing.assert_array_equal(np.asarray(images[kind].dataobj), expected)
         np.testing.assert_allclose(images[kind].affine, nib.load(source.path).affine, atol=1e-6)
     assert np.issubdtype(images["dseg"].get_data_dtype(), np.integer)
+
+
+def test_a_straightened_series_has_images_of_its_own_shape(tmp_path: Path) -> None:
+    source, volume = find_source(save_tilted(tmp_path / "scan"))
+    case = draw_case(volume)
+    files = BidsTree(tmp_path, ACCOUNT).add_case(source.name, source.path, volume, case)
+    assert volume.array.shape != volume.stored_shape
+    np.testing.assert_array_equal(np.asarray(nib.load(files[0]).dataobj), case.heatmap)
+    np.testing.assert_allclose(nib.load(files[0]).affine, volume.affine, atol=1e-5)
 
 
 def test_sidecars_and_tables_say_what_there_is_and_how_it_was_made(study: Path, tmp_path: Path) -> None:

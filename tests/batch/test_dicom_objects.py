@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -14,10 +15,13 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 from data.dicom.conftest import AXIAL, OBLIQUE, PATIENT, format_ds, make_pixels, make_slice, normal_of, save_dataset
 from data.dicom.test_multiframe import ENHANCED_CT, group, item, save_frames
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from scipy.spatial import KDTree
+from scipy.spatial.transform import Rotation
 
 from aaclip_med.batch.account import Account
 from aaclip_med.batch.dicom_objects import write_measurements, write_parametric_map, write_segmentation
@@ -192,6 +196,30 @@ def test_segments_and_heat_lie_where_the_scan_lies(written: Written) -> None:
     parametric_map = hd.imread(paths["pm"])
     np.testing.assert_array_equal(parametric_map.pixel_array, case.heatmap.T)  # frames in the order of the slices
     assert_same_voxels(find_voxels(parametric_map, parametric_map.pixel_array), case.heatmap, volume.affine)
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    angles=st.tuples(*[st.floats(-180, 180)] * 3),
+    pixel_mm=st.tuples(*[st.floats(0.1, 4)] * 2),
+    step=st.floats(0.2, 12),
+    order=st.permutations(range(4)),
+)
+def test_any_orientation_spacing_and_order_is_kept(
+    angles: tuple[float, ...], pixel_mm: tuple[float, float], step: float, order: list[int]
+) -> None:
+    turn = Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        save_slices(folder / "scan", step * np.array(order), (*turn[0], *turn[1]), PixelSpacing=format_ds(pixel_mm))
+        source, volume = find_source(folder / "scan")
+        case = draw_case(volume)
+        write_segmentation(folder / "seg.dcm", source, volume, case, ACCOUNT)
+        segmentation = hd.seg.segread(folder / "seg.dcm")
+        groups = segmentation.PerFrameFunctionalGroupsSequence
+        numbers = [group_.SegmentIdentificationSequence[0].ReferencedSegmentNumber for group_ in groups]
+        frames = segmentation.pixel_array * np.array(numbers)[:, None, None]
+        assert_same_voxels(find_voxels(segmentation, frames), case.labels, volume.affine)
 
 
 def test_highdicom_gives_the_volumes_back(written: Written) -> None:
