@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aaclip_med.data.index import Case, build_index, read_index, unique_names, write_index
+from aaclip_med.data.index import Case, read_index, write_index
+from aaclip_med.data.pairs import build_index, unique_names
 from aaclip_med.errors import InputError
 
 from .conftest import SaveScan, make_affine

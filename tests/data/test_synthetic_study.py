@@ -85,7 +85,7 @@ def test_the_window_shows_what_was_drawn(cases: list[Case], tmp_path: Path) -> N
     rows = read_index(synthesise_study(cases[:1], preset, tmp_path / "out").index)
     normal, twin = (cut_case(row, preset) for row in rows)
     assert twin.masks is not None
-    change = np.abs(twin.images - normal.images)[twin.masks]
+    change = np.abs(np.asarray(twin.images) - np.asarray(normal.images))[twin.masks]
     assert change.mean() > 0.03
 
 

@@ -6,9 +6,9 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from aaclip_med.data.benchmarks.layouts import Layout, Listing, check_folder, join, misfit, number_rows
+from aaclip_med.data.benchmarks.layouts import Layout, Listing, check_folder, misfit, number_rows
 from aaclip_med.data.benchmarks.lesions import write_lesion_mask
-from aaclip_med.data.index import Case
+from aaclip_med.data.index import Case, join
 from aaclip_med.data.volumes import NIFTI_ENDINGS, case_name, read_mask, read_volume
 from aaclip_med.errors import InputError
 from aaclip_med.presets import PRESETS

@@ -15,14 +15,13 @@ from aaclip_med.data.benchmarks.layouts import (
     Layout,
     Listing,
     check_folder,
-    join,
     list_pictures,
     misfit,
     number_rows,
     pair_masks,
     subfolders,
 )
-from aaclip_med.data.index import Case, SplitName
+from aaclip_med.data.index import Case, SplitName, join
 from aaclip_med.data.volumes import is_image_file
 from aaclip_med.errors import InputError
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aaclip_med.data.index import MAX_PROBLEMS, SPLITS, Case
+from aaclip_med.data.index import SPLITS, Case, join
 from aaclip_med.data.volumes import PICTURE_ENDINGS, case_name
 from aaclip_med.errors import InputError
 
@@ -104,12 +104,6 @@ def pair_masks(images: Sequence[Path], masks: Iterable[Path], suffix: str = "_ma
     if problems:
         raise InputError(f"{join(problems)}; unpack or download the set again")
     return {image: found[case_name(image)] for image in images}
-
-
-def join(problems: Sequence[str]) -> str:
-    """One line of at most ten problems, and how many more there are."""
-    more = [f"and {len(problems) - MAX_PROBLEMS} more"] if len(problems) > MAX_PROBLEMS else []
-    return "; ".join([*problems[:MAX_PROBLEMS], *more])
 
 
 def number_rows(cases: Iterable[Case]) -> list[Case]:

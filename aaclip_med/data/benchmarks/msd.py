@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from aaclip_med.data.benchmarks.layouts import Layout, Listing, check_folder, join, misfit, number_rows
+from aaclip_med.data.benchmarks.layouts import Layout, Listing, check_folder, misfit, number_rows
 from aaclip_med.data.benchmarks.lesions import write_lesion_mask
-from aaclip_med.data.index import Case
+from aaclip_med.data.index import Case, join
 from aaclip_med.data.volumes import case_name, is_image_file, read_mask, read_volume
 from aaclip_med.errors import InputError
 from aaclip_med.presets import PRESETS

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from aaclip_med.data.benchmarks import bids, bmad, industrial, msd, polyps
-from aaclip_med.data.benchmarks.layouts import Layout, Listing, join
-from aaclip_med.data.index import SPLITS, Case
+from aaclip_med.data.benchmarks.layouts import Layout, Listing
+from aaclip_med.data.index import SPLITS, Case, join
 from aaclip_med.data.sampling import check_leaks
 from aaclip_med.errors import InputError
 

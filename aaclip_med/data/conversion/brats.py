@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from aaclip_med.data.benchmarks.layouts import join, misfit, subfolders
+from aaclip_med.data.benchmarks.layouts import misfit, subfolders
 from aaclip_med.data.benchmarks.lesions import read_labels
 from aaclip_med.data.conversion.scans import Scan, Slices, binarise, is_marked, plane_of, scale_window, stretch
-from aaclip_med.data.index import SplitName
+from aaclip_med.data.index import SplitName, join
 from aaclip_med.data.planes import plan_volume
 from aaclip_med.data.volumes import read_volume
 from aaclip_med.errors import InputError

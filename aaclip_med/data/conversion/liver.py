@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from aaclip_med.data.benchmarks.layouts import join, misfit
+from aaclip_med.data.benchmarks.layouts import misfit
 from aaclip_med.data.benchmarks.lesions import read_labels
 from aaclip_med.data.conversion.scans import Scan, Slices, binarise, is_marked, plane_of, scale_window, stretch
-from aaclip_med.data.index import SplitName
+from aaclip_med.data.index import SplitName, join
 from aaclip_med.data.planes import plan_volume
 from aaclip_med.data.volumes import read_volume
 from aaclip_med.errors import InputError
