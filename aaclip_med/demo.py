@@ -18,7 +18,7 @@ from aaclip_med.data.phantoms import write_phantom_set
 from aaclip_med.data.slices import cut_case
 from aaclip_med.data.sources import find_sources
 from aaclip_med.data.writing import prepare_output_folder, write_json
-from aaclip_med.evaluation.tally import evaluate_cases, evaluate_intensity
+from aaclip_med.evaluation.run import evaluate_into
 from aaclip_med.inference.calibrating import calibrate, store_calibration
 from aaclip_med.inference.cutting import describe_scale
 from aaclip_med.inference.predictor import Predictor, load_predictor
@@ -80,8 +80,9 @@ def _run_preset(name: str, out: Path, size: DemoSize, seed: int) -> dict[str, An
     predictor = load_predictor(adapters)
     cases = read_index(indexes.test)
     score_sources(find_sources([case.image_path for case in cases]), predictor, out / "scores", progress=choose_progress("auto"))
-    evaluation = evaluate_cases(cases, predictor, _track)
-    metrics = evaluation.to_json() | evaluate_intensity(cases, predictor)
+    evaluation = evaluate_into(cases, predictor, out / "evaluation", _track)
+    metrics = evaluation.to_json()
+    metrics |= {f"intensity_{key}": metrics["baselines"]["intensity"][key] for key in ("pixel_auroc", "image_auroc")}
     draw_overview(
         out / "overview.png",
         _choose_rows(cases, predictor),

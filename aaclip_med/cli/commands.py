@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +12,10 @@ from tqdm import tqdm
 
 from aaclip_med.cli.benchmarking import run_index_import
 from aaclip_med.cli.main import NONE_DONE, SOME_FAILED
-from aaclip_med.data.index import Case, build_index, read_index, write_index
+from aaclip_med.data.index import Case, read_index, write_index
+from aaclip_med.data.pairs import build_index
 from aaclip_med.data.sampling import few_shot, split_by_patient
-from aaclip_med.data.writing import prepare_output_folder, write_json
+from aaclip_med.data.writing import prepare_output_folder
 from aaclip_med.errors import InputError
 from aaclip_med.presets import Window
 
@@ -60,7 +60,7 @@ def run_calibrate(options: argparse.Namespace) -> int:
     from aaclip_med.inference.calibrating import agree_scale, calibrate, store_calibration
     from aaclip_med.model.checkpoint import find_checkpoint
 
-    cases = _read_split(options)
+    cases = read_split(options)
     path = options.out or (None if options.adapters in ("demo", "none") else find_checkpoint(options.adapters, options.preset))
     if path is None:
         raise InputError(f"adapters '{options.adapters}' cannot be written to; say where with --out FILE")
@@ -75,23 +75,6 @@ def run_calibrate(options: argparse.Namespace) -> int:
     return 0
 
 
-def run_evaluate(options: argparse.Namespace) -> int:
-    """Figures."""
-    from aaclip_med.evaluation.tally import evaluate_cases
-    from aaclip_med.inference.provenance import describe_run
-
-    cases = _read_split(options)
-    out = prepare_output_folder(options.out)
-    predictor = load(options)
-    evaluation = evaluate_cases(cases, predictor, track)
-    write_json(out / "metrics.json", evaluation.to_json() | {"run": describe_run(predictor)})
-    for name, figure in evaluation.figures.items():
-        print(f"{name:13} {f'undefined: {figure.reason}' if math.isnan(figure.value) else f'{figure.value:.4f}'}")
-    for failure in evaluation.failures:
-        print(f"aaclip-med: failed: {failure['error']}", file=sys.stderr)
-    return judge(len(evaluation.failures), len(cases) - len(evaluation.failures))
-
-
 def run_index(options: argparse.Namespace) -> int:
     """Index files."""
     if options.action == "import":
@@ -104,7 +87,7 @@ def run_index(options: argparse.Namespace) -> int:
             patient_pattern=options.patient_pattern,
         )
     else:
-        cases = _read_split(options)
+        cases = read_split(options)
     if options.action == "few-shot":
         cases = few_shot(cases, options.shots, options.seed)
     elif options.action == "split":
@@ -140,8 +123,8 @@ def make_cutting(options: argparse.Namespace) -> Any:
     slices = tuple(options.slices) if getattr(options, "slices", None) else None
     if slices is not None and not 0 <= slices[0] <= slices[1]:
         raise InputError(f"--slices {slices[0]} {slices[1]}: first and last, counted from 0")
-    spacing = tuple(options.spacing) if options.spacing else None
-    return Cutting(options.plane, slices, getattr(options, "stride", 1), mask, options.volume, spacing)
+    spacing = tuple(options.spacing) if getattr(options, "spacing", None) else None
+    return Cutting(options.plane, slices, getattr(options, "stride", 1), mask, getattr(options, "volume", None), spacing)
 
 
 def _window(options: argparse.Namespace) -> Window | None:
@@ -160,7 +143,7 @@ def judge(failed: int, done: int) -> int:
     return SOME_FAILED if done else NONE_DONE
 
 
-def _read_split(options: argparse.Namespace) -> list[Case]:
+def read_split(options: argparse.Namespace) -> list[Case]:
     """The index's rows; those of ``--split`` where it was given."""
     split = getattr(options, "split", None)
     cases = [case for case in read_index(options.index) if split in (None, case.split)]

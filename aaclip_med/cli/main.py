@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from aaclip_med import __version__
 from aaclip_med.cli.benchmarking import add_convert, add_index_import
+from aaclip_med.cli.evaluating import add_evaluate
 from aaclip_med.cli.exporting import add_export, add_pack
 from aaclip_med.cli.options import FIDELITIES, add_cutting, add_hardware, add_model, add_split
 from aaclip_med.cli.scoring import add_score
@@ -24,6 +25,7 @@ SOME_FAILED = 3
 INTERRUPTED = 130
 ROOMS = {
     "score": "scoring",
+    "evaluate": "evaluating",
     "convert": "benchmarking",
     "serve": "serving",
     "inspect": "inspection",
@@ -48,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_montage(commands)
     add_synthesise(commands)
     _add_calibrate(commands)
-    _add_evaluate(commands)
+    add_evaluate(commands)
     _add_index(commands)
     add_convert(commands)
     _add_inspect(commands)
@@ -119,17 +121,6 @@ def _add_calibrate(commands: Commands) -> None:
         "--minimum-ml", type=float, default=0.0, metavar="ML", help="smallest candidate that operating points count (default 0)"
     )
     command.add_argument("--out", metavar="FILE", help="default: the adapters file itself")
-    add_model(command)
-
-
-def _add_evaluate(commands: Commands) -> None:
-    command = commands.add_parser("evaluate", help="pixel, image and volume figures against masks")
-    command.add_argument("--index", required=True, metavar="JSONL")
-    command.add_argument("--out", required=True, metavar="DIR", help="gets metrics.json")
-    add_split(command)
-    command.add_argument(
-        "--domain", choices=("medical", "industrial"), default="medical", help="the released program's two protocols"
-    )
     add_model(command)
 
 

@@ -27,8 +27,8 @@ def add_model(command: argparse.ArgumentParser) -> None:
     group.add_argument("--batch-size", type=int, default=16, metavar="N", help="slices at once (default 16)")
 
 
-def add_cutting(command: argparse.ArgumentParser) -> None:
-    """How volumes are cut and windowed."""
+def add_cutting(command: argparse.ArgumentParser, reading: bool = True) -> None:
+    """How volumes are cut and windowed; ``reading``: how some of them are read as well."""
     group = command.add_argument_group("slices")
     group.add_argument("--plane", choices=(*PLANES, "all"), help="default: the preset's; 'all' fuses the three anatomical ones")
     window = group.add_mutually_exclusive_group()
@@ -38,6 +38,8 @@ def add_cutting(command: argparse.ArgumentParser) -> None:
         "--crop", action=argparse.BooleanOptionalAction, help="cut slices down to the foreground (default: as trained)"
     )
     group.add_argument("--mask", metavar="PATH", help="an organ mask, or a folder of them named as the cases: look only there")
+    if not reading:
+        return
     group.add_argument(
         "--spacing", type=float, nargs=3, metavar="MM", help="along columns, rows, slices: DICOM series without a geometry"
     )

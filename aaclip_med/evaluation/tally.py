@@ -1,136 +1,202 @@
-"""The authors' figures on an index, and one for volumes."""
+"""Scores and truths of a whole set, in little memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
+from scipy import ndimage
 
 from aaclip_med.data.index import Case
-from aaclip_med.data.slices import CutCase, cut_case
-from aaclip_med.errors import AaclipError
-from aaclip_med.inference.predictor import Predictor, pool_slices
-from aaclip_med.inference.stream import LOG_ODDS_LIMIT, SliceScores
-from aaclip_med.model.preprocess import resize_masks
-from aaclip_med.scoring.metrics import BinnedCurve, Figure, auroc, average_precision, reference_image_scores
+from aaclip_med.evaluation.intervals import draw_figures
+from aaclip_med.evaluation.views import View
+from aaclip_med.inference.predictor import pool_slices
+from aaclip_med.scoring import rates
+from aaclip_med.scoring.bins import Counts, count_quantiles
+from aaclip_med.scoring.bootstrap import DRAWS, find_interval
+from aaclip_med.scoring.curve import PIXEL_FIGURES, BinnedCurve, share_regions
+from aaclip_med.scoring.froc import RATES, Detections, FrocCurve, FrocTable, find_peaks, match_lesions
+from aaclip_med.scoring.metrics import (
+    Domain,
+    Figure,
+    auroc,
+    average_precision,
+    explain_missing_class,
+    reference_image_scores,
+)
+from aaclip_med.scoring.pooling import pool_maps
 
 Array = np.ndarray[Any, Any]
-Track = Callable[[Sequence[Case]], Iterable[Case]]
 
-BINS = 2**22
-"""Of the pixel curve over the log odds: finer than 2e-5 each, so that scores far from 0 still differ."""
+CASE_BINS = 1024
+LESION_FIGURES = ("lesion_sensitivity", *(f"lesion_sensitivity_at_{rate:g}" for rate in RATES))
+"""The mean over, and each of, 1/8 to 8 false positives a volume."""
+IN_SLICE = np.zeros((3, 3, 3), dtype=bool)
+IN_SLICE[1] = True
+EVERYWHERE = np.ones((3, 3, 3), dtype=bool)
+
+
+@dataclass(frozen=True)
+class CaseRecord:
+    """What is kept of a case.
+
+    score: the volume's, or the picture's. slice_labels: (n,), one for each slice whose label is known; slice_scores and
+    detection: (n,). pixels, inside: None without a mask. lesion_slice: the slice with the largest lesion. missing: nothing
+    could be scored.
+    """
+
+    case: Case
+    is_picture: bool
+    score: float
+    slice_scores: Array
+    slice_labels: Array
+    detection: Array
+    pixels: Counts | None = None
+    inside: Counts | None = None
+    lesions: Detections | None = None
+    lesion_slice: int = 0
+    missing: bool = False
+
+    @property
+    def patient(self) -> str:
+        """The row's patient, else the case itself."""
+        return self.case.patient if self.case.patient is not None else f"row {self.case.row} {self.case.image_path}"
 
 
 class Tally:
-    """Scores and truths of a whole set, in little memory.
+    """Figures of one detector over a set of cases.
 
-    Pixels are counted on the detector's square grid, masks brought to it by nearest neighbour, as the released program
-    does. A slice's score is its map's maximum (medical), or the mean of that and the detection score, both min-max scaled
-    over the set (industrial).
+    A slice's score is ``pool_maps`` of its map with ``share``; a volume's the mean of its three highest slices. Under
+    ``industrial`` a slice's score is the mean of its map's and its detection score, both min-max scaled over the set.
+    ``detailed``: lesions and intervals as well.
     """
 
-    def __init__(self, predictor: Predictor) -> None:
-        self.predictor = predictor
-        self.pixels = BinnedCurve(-LOG_ODDS_LIMIT, LOG_ODDS_LIMIT, BINS)
-        self.low, self.high = LOG_ODDS_LIMIT, -LOG_ODDS_LIMIT
-        self.slice_labels: list[int] = []
-        self.slice_maxima: list[float] = []
-        self.detections: list[float] = []
-        self.volume_labels: list[int] = []
-        self.volume_scores: list[float] = []
-        self.unmasked = 0
+    def __init__(self, share: float = 0.0, domain: Domain = "medical", detailed: bool = False) -> None:
+        self.share, self.domain, self.detailed = share, domain, detailed
+        self.pixels, self.inside = BinnedCurve(), BinnedCurve("pixels inside")
+        self.records: list[CaseRecord] = []
+        self._low, self._high = math.inf, -math.inf
 
-    def add(self, case: Case, cut: CutCase) -> None:
-        """Score one case."""
-        scores = self.predictor.score_cut(cut)
-        self.low, self.high = min(self.low, float(scores.log_odds.min())), max(self.high, float(scores.log_odds.max()))
-        if not cut.volume.is_picture:
-            self.volume_labels.append(case.label)
-            self.volume_scores.append(pool_slices(scores.maxima))
-        if cut.masks is not None:
-            size = scores.log_odds.shape[-1]
-            masks = resize_masks(torch.from_numpy(cut.masks[cut.used].astype(np.float32))[:, None], size)[:, 0].numpy() > 0
-            self.pixels.add(scores.log_odds, masks)
-            self._add_slices(scores, np.asarray(cut.masks[cut.used].any(axis=(1, 2))))
-        elif cut.volume.is_picture:
-            self._add_slices(scores, np.array([case.label]))
+    def add(self, view: View) -> None:
+        """Take in one scored case."""
+        maps, masks, case = view.maps, view.masks, view.case
+        self._low, self._high = min(self._low, float(maps.min())), max(self._high, float(maps.max()))
+        pooled = pool_maps(maps, self.share)
+        picture = view.cut.volume.is_picture
+        if view.cut.masks is not None:
+            labels = np.asarray(view.cut.masks[view.numbers].any(axis=(1, 2))).astype(int)
         else:
-            self.unmasked += 1
+            labels = np.array([case.label] if picture else [], dtype=int)
+        known = len(labels)
+        record = CaseRecord(case, picture, pool_slices(pooled), pooled[:known], labels, view.detection[:known])
+        if masks is not None:
+            regions = ndimage.label(masks, IN_SLICE)[0] if self.detailed and masks.any() else None
+            self.pixels.add(maps, masks, regions)
+            self.inside.add(maps[view.inside], masks[view.inside])
+            if self.detailed:
+                record = replace(record, **_look_closer(view, masks, regions))
+        self.records.append(record)
 
-    def _add_slices(self, scores: SliceScores, labels: Array) -> None:
-        self.slice_labels += [int(label) for label in labels]
-        self.slice_maxima += scores.maxima.tolist()
-        self.detections += scores.detection.tolist()
+    def add_missing(self, case: Case, pixels: tuple[int, int] | None) -> None:
+        """Take note of a case without scores; ``pixels``: its normal and abnormal ones, None where unknown."""
+        lowest = np.array([-np.inf], dtype=np.float32)
+        counts = Counts(lowest, np.array([pixels[0]]), np.array([pixels[1]]), np.zeros(1)) if pixels else None
+        nothing = np.zeros(0)
+        self.records.append(CaseRecord(case, False, -math.inf, nothing, nothing, nothing, counts, missing=True))
 
-    def figures(self) -> dict[str, Figure]:
-        """The five figures, as fractions."""
-        labels = np.array(self.slice_labels)
-        scores = np.array(self.slice_maxima)
-        if self.predictor.domain == "industrial" and len(scores):
-            scaled = (scores - self.low) / max(self.high - self.low, 1e-12)
-            scores = reference_image_scores(scaled, np.array(self.detections), "industrial")
-        return {
-            "pixel_auroc": self.pixels.auroc(),
-            "pixel_ap": self.pixels.average_precision(),
-            "image_auroc": auroc(labels, scores),
-            "image_ap": average_precision(labels, scores),
-            "volume_auroc": auroc(np.array(self.volume_labels), np.array(self.volume_scores), "volumes"),
-        }
+    @property
+    def scored(self) -> list[CaseRecord]:
+        """The cases that have scores."""
+        return [record for record in self.records if not record.missing]
+
+    def slice_items(self) -> tuple[Array, Array, Array]:
+        """Labels, scores and the record's number of every slice whose label is known, (N,) each."""
+        scored = self.scored
+        labels, scores, detection = (
+            np.concatenate([getattr(record, name) for record in scored]) if scored else np.zeros(0)
+            for name in ("slice_labels", "slice_scores", "detection")
+        )
+        if self.domain == "industrial" and len(scores) and np.isfinite(detection).all():
+            scaled = (scores - self._low) / max(self._high - self._low, 1e-12)
+            scores = reference_image_scores(scaled, detection, "industrial")
+        return labels, scores, np.repeat(np.arange(len(scored)), [len(record.slice_labels) for record in scored])
+
+    def froc(self) -> FrocCurve | None:
+        """Lesions against false positives; None without a lesion."""
+        volumes = [record.lesions for record in self.scored if record.lesions is not None]
+        if not any(volume.found.size for volume in volumes):
+            return None
+        return FrocTable(volumes).curve()
+
+    def sample_items(self) -> tuple[Array, Array]:
+        """Label and score of every case; one without scores is below all others, as MOOD's zeros are."""
+        lowest = min((record.score for record in self.scored), default=0.0) - 1.0
+        scores = [lowest if record.missing else record.score for record in self.records]
+        return np.array([record.case.label for record in self.records]), np.array(scores)
+
+    def mood_counts(self) -> Counts:
+        """The pixels of all cases, those without scores at the bottom."""
+        whole = self.pixels.counts()
+        missing = [record.pixels for record in self.records if record.missing and record.pixels is not None]
+        if not missing:
+            return whole
+        sums = [np.sum([part[kind] for part in missing], axis=0) for kind in (1, 2, 3)]
+        below = Counts(missing[0].lowest, *sums)
+        return Counts(*(np.concatenate(pair) for pair in zip(below, whole, strict=True)))
+
+    def figures(self, draws: int = DRAWS, seed: int = 0) -> dict[str, Figure]:
+        """Every figure by name; ``detailed`` ones with intervals of ``draws`` draws of patients."""
+        names = PIXEL_FIGURES if self.detailed else PIXEL_FIGURES[:2]
+        pixel = self.pixels.figures()
+        every = {f"pixel_{name}": pixel[name] for name in names}
+        every |= {f"inside_pixel_{name}": self.inside.figures()[name] for name in ("auroc", "ap")}
+        labels, scores, _ = self.slice_items()
+        every |= {"image_auroc": auroc(labels, scores), "image_ap": average_precision(labels, scores)}
+        volumes = [record for record in self.scored if not record.is_picture]
+        labels, scores = np.array([one.case.label for one in volumes]), np.array([one.score for one in volumes])
+        every |= {"volume_auroc": auroc(labels, scores, "volumes"), "volume_ap": average_precision(labels, scores, "volumes")}
+        if not self.detailed:
+            return every
+        every |= self._lesion_figures() | self._mood_figures()
+        for name, values in draw_figures(self, draws, seed):
+            interval = find_interval(values)
+            if interval is not None and every[name].reason is None:
+                every[name] = replace(every[name], low=interval[0], high=interval[1])
+        return every
+
+    def _lesion_figures(self) -> dict[str, Figure]:
+        curve = self.froc()
+        if curve is None:
+            return dict.fromkeys(LESION_FIGURES, Figure(math.nan, "no lesion in any mask"))
+        at = curve.at()
+        return dict(zip(LESION_FIGURES, map(Figure, [float(at.mean()), *at.tolist()]), strict=True))
+
+    def _mood_figures(self) -> dict[str, Figure]:
+        labels, scores = self.sample_items()
+        counts = self.mood_counts()
+        normal, abnormal = int(counts.normal.sum()), int(counts.abnormal.sum())
+        reason = explain_missing_class(abnormal, normal, "pixels")
+        pixel = Figure(math.nan, reason) if reason else Figure(float(rates.average_precision(counts.normal, counts.abnormal)))
+        return {"mood_sample_ap": average_precision(labels, scores, "cases"), "mood_pixel_ap": pixel}
 
 
-@dataclass
-class Evaluation:
-    """What ``metrics.json`` says."""
-
-    figures: dict[str, Figure]
-    counts: dict[str, int]
-    failures: list[dict[str, str]] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """Figures as fractions, null where undefined, each of those with its reason."""
-        values = {name: figure.value for name, figure in self.figures.items()}
-        reasons = {name: figure.reason for name, figure in self.figures.items() if figure.reason}
-        return {**values, "reasons": reasons, "counts": self.counts, "failures": self.failures}
-
-
-def evaluate_cases(cases: Sequence[Case], predictor: Predictor, track: Track = iter) -> Evaluation:
-    """Score every case of an index and compare with its masks. A case that cannot be scored is listed and left out."""
-    tally = Tally(predictor)
-    failures = []
-    for case in track(cases):
-        try:
-            tally.add(case, cut_case(case, predictor.preset))
-        except AaclipError as error:
-            failures.append({"case": case.name, "error": str(error)})
-    counts = {
-        "cases": len(cases) - len(failures),
-        "volumes": len(tally.volume_labels),
-        "abnormal_volumes": sum(tally.volume_labels),
-        "slices": len(tally.slice_labels),
-        "abnormal_slices": sum(tally.slice_labels),
-        "volumes_without_mask": tally.unmasked,
-        "failed": len(failures),
-    }
-    return Evaluation(tally.figures(), counts, failures)
-
-
-def evaluate_intensity(cases: Sequence[Case], predictor: Predictor) -> dict[str, float]:
-    """Pixel and slice AUROC of the windowed intensity itself, on the slices' own grid: what a window alone would reach."""
-    pixels = BinnedCurve(0.0, 1.0)
-    labels: list[int] = []
-    maxima: list[float] = []
-    for case in cases:
-        cut = cut_case(case, predictor.preset)
-        if cut.masks is None or cut.images.ndim == 4:
-            continue
-        images, masks = cut.images[cut.used], cut.masks[cut.used]
-        pixels.add(images, masks)
-        labels += masks.any(axis=(1, 2)).astype(int).tolist()
-        maxima += images.max(axis=(1, 2)).tolist()
+def _look_closer(view: View, masks: Array, regions: Array | None) -> dict[str, Any]:
+    """What of a case's record needs its maps: counts of its pixels, its lesions and detections."""
+    inside = view.inside
+    places, scores = find_peaks(view.maps, view.spacing)
+    lesions = ndimage.label(view.cut.masks, EVERYWHERE)[0]
+    area = view.cut.masks[view.numbers].sum(axis=(1, 2))  # type: ignore[index]
+    none = np.zeros(masks.shape, dtype=np.int32) if regions is None else regions
     return {
-        "intensity_pixel_auroc": pixels.auroc().value,
-        "intensity_image_auroc": auroc(np.array(labels), np.array(maxima)).value,
+        "pixels": _count(view.maps, masks, none),
+        "inside": _count(view.maps[inside], masks[inside], none[inside]),
+        "lesions": match_lesions(view.find_own(places), scores, lesions),
+        "lesion_slice": view.numbers[int(area.argmax())],
     }
+
+
+def _count(maps: Array, masks: Array, regions: Array) -> Counts:
+    abnormal = masks.reshape(-1)
+    return count_quantiles(maps.reshape(-1), abnormal, share_regions(regions.reshape(-1)[abnormal]), CASE_BINS)

@@ -1,4 +1,4 @@
-"""AUROC and average precision: exact for images, streaming for pixels, and the protocol of the released AA-CLIP.
+"""AUROC and average precision: exact for images, and the protocol of the released AA-CLIP. For pixels see ``curve``.
 
 Every figure is a fraction (0 to 1) as scikit-learn defines it (``roc_auc_score``, ``average_precision_score``). A set
 that holds only one class has neither figure: the answer is NaN together with the reason, never 0.
@@ -25,10 +25,15 @@ CHUNK = 2**22
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of merit. ``reason`` says why ``value`` is NaN, and is None otherwise."""
+    """A figure of merit.
+
+    reason: why ``value`` is NaN, else None. low, high: its 95 % interval, None where there is none.
+    """
 
     value: float
     reason: str | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 class ScoreHistogram:
@@ -73,64 +78,6 @@ class ScoreHistogram:
             piece = np.clip(flat[start : start + CHUNK].astype(np.float64), self.low, self.high)
             index = ((piece - self.low) * (self.bins / (self.high - self.low))).astype(np.int64)
             np.add.at(self.counts, np.minimum(index, self.bins - 1), 1)
-
-
-class BinnedCurve:
-    """Pixel-level AUROC and average precision over a set too large to hold, from two histograms of the scores.
-
-    Scores in one bin count as tied, and ties are treated as scikit-learn treats them. With the default 2**20 bins the
-    figures agree with scikit-learn's to 1e-5 where the scores spread over a tenth of [low, high] or more. A wider range
-    costs average precision first: some 1e-4 where they spread over a hundredth.
-
-    ``noun`` is what the reasons call the scored things ("pixels", "voxels").
-
-    Raises:
-        InputError: as ``ScoreHistogram``.
-    """
-
-    def __init__(self, low: float, high: float, bins: int = DEFAULT_BINS, noun: str = "pixels") -> None:
-        self.normal = ScoreHistogram(low, high, bins)
-        self.abnormal = ScoreHistogram(low, high, bins)
-        self.noun = noun
-
-    def add(self, scores: ArrayLike, labels: ArrayLike) -> None:
-        """Count ``scores`` (any shape) under ``labels`` (same shape; anything but zero is abnormal).
-
-        Raises:
-            InputError: the shapes differ, or a score is NaN; nothing is counted then.
-        """
-        values, truth = np.asarray(scores), np.asarray(labels)
-        if values.shape != truth.shape:
-            raise InputError(f"scores of shape {values.shape} do not fit labels of shape {truth.shape}")
-        require_no_nan(values)
-        abnormal = truth.astype(bool)
-        self.normal.add(values[~abnormal])
-        self.abnormal.add(values[abnormal])
-
-    def auroc(self) -> Figure:
-        """Area under the ROC curve: the chance that an abnormal pixel outscores a normal one, ties counting half."""
-        reason = self._reason()
-        if reason is not None:
-            return Figure(math.nan, reason)
-        abnormal, normal = self.abnormal.counts.astype(np.float64), self.normal.counts.astype(np.float64)
-        normal_below = np.cumsum(normal) - normal
-        wins = float(np.dot(abnormal, normal_below + normal / 2))
-        return Figure(wins / (self.abnormal.total * self.normal.total))
-
-    def average_precision(self) -> Figure:
-        """The precision at each bin, weighted by the recall the bin adds."""
-        reason = self._reason()
-        if reason is not None:
-            return Figure(math.nan, reason)
-        abnormal = self.abnormal.counts[::-1]
-        found = np.cumsum(abnormal)
-        called = found + np.cumsum(self.normal.counts[::-1])
-        adds = abnormal > 0
-        value = float(np.dot(abnormal[adds], found[adds] / called[adds])) / self.abnormal.total
-        return Figure(value)
-
-    def _reason(self) -> str | None:
-        return explain_missing_class(self.abnormal.total, self.normal.total, self.noun)
 
 
 def auroc(labels: ArrayLike, scores: ArrayLike, noun: str = "images") -> Figure:

@@ -10,11 +10,9 @@ from ignite.metrics import Metric
 from monai.utils.enums import CommonKeys as Keys
 
 from aaclip_med.model.similarity import sum_levels
-from aaclip_med.scoring.metrics import BinnedCurve, auroc
+from aaclip_med.scoring.curve import BinnedCurve
+from aaclip_med.scoring.metrics import auroc
 from aaclip_med.training.stages import StagePrediction
-
-LIMIT = 40.0
-"""Maps, averaged over levels, are counted within this distance of 0."""
 
 
 class ValidationFigure(Metric):  # type: ignore[misc]
@@ -29,7 +27,7 @@ class ValidationFigure(Metric):  # type: ignore[misc]
 
     def reset(self) -> None:
         """Forget the last epoch."""
-        self._curve = BinnedCurve(-LIMIT, LIMIT)
+        self._curve = BinnedCurve()
         self._maxima: list[float] = []
         self._labels: list[int] = []
 

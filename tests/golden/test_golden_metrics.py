@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from aaclip_med.scoring.metrics import BinnedCurve, evaluate_reference
+from aaclip_med.scoring.curve import BinnedCurve
+from aaclip_med.scoring.metrics import evaluate_reference
 
 HERE = Path(__file__).parent
 RELEASED_NAMES = {
@@ -48,7 +49,7 @@ def test_the_pixel_figures_are_scikit_learns_on_the_raw_maps(inputs):
 
 
 def test_the_streaming_figures_are_the_released_programs_too(inputs):
-    curve = BinnedCurve(0.0, 2.0)
+    curve = BinnedCurve()
     for scores, mask in zip(inputs["pixel_preds"], inputs["pixel_label"][:, 0], strict=True):
         curve.add(scores, mask)
     assert round(100 * curve.auroc().value, 2) == 81.28

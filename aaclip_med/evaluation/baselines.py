@@ -1,0 +1,113 @@
+"""What stands beside every result: the windowed intensity, its distance from the normal mean, and the untrained tower."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from aaclip_med.data.index import Case
+from aaclip_med.evaluation.tally import Tally
+from aaclip_med.evaluation.views import View, frame_case, score_view, show_other
+from aaclip_med.inference.cutting import Cutting
+from aaclip_med.inference.predictor import Predictor
+from aaclip_med.model.detector import Detector
+from aaclip_med.scoring.metrics import Figure
+
+Array = np.ndarray[Any, Any]
+Track = Callable[[Sequence[Case]], Iterable[Case]]
+
+INTENSITY, DIFFERENCE, UNTRAINED = "intensity", "difference", "untrained"
+TITLES = {
+    INTENSITY: "windowed intensity",
+    DIFFERENCE: "its absolute difference from the normal mean",
+    UNTRAINED: "untrained tower",
+}
+COMPARED = ("pixel_auroc", "pixel_ap", "inside_pixel_auroc", "inside_pixel_ap", "image_auroc", "image_ap", "volume_auroc")
+WHY_NO_UNTRAINED = "the detector itself is the tower without adapters"
+
+
+@dataclass
+class NormalMean:
+    """The mean windowed intensity of the pixels inside normal slices, over a set."""
+
+    total: float = 0.0
+    count: int = 0
+
+    def add(self, view: View) -> None:
+        """Take in the normal slices of a case: those without a lesion, or all of a normal row."""
+        if view.masks is None and view.case.label:
+            return
+        shown = show_other(view, lambda grey, _: grey).maps
+        normal = np.ones(len(shown), dtype=bool) if view.masks is None else ~view.masks.any(axis=(1, 2))
+        inside = shown[normal][view.inside[normal]]
+        self.total += float(inside.sum(dtype=np.float64))
+        self.count += inside.size
+
+    @property
+    def value(self) -> float:
+        """The mean; NaN without a normal slice."""
+        return self.total / self.count if self.count else float("nan")
+
+
+def strip_adapters(predictor: Predictor) -> Predictor:
+    """The same tower, untrained: zero-shot, without adapters or calibration."""
+    detector = Detector(predictor.detector.config, predictor.detector.tower, adapted=False)
+    detector.tower_hash = predictor.detector.tower_hash
+    precision = {"torch.bfloat16": "bf16", "torch.float16": "fp16"}.get(str(predictor.dtype), "float32")
+    return Predictor(
+        detector,
+        predictor.preset,
+        device=str(predictor.device),
+        precision=precision,
+        batch_size=predictor.batch_size,
+        domain=predictor.domain,
+    )
+
+
+def tally_baselines(
+    cases: Sequence[Case], predictor: Predictor, cutting: Cutting, share: float, mean: float, track: Track = iter
+) -> dict[str, Tally]:
+    """The baselines' tallies by name, on the grid and slices that the detector was judged on.
+
+    Outside the body the difference from the normal mean is 0. Without a normal slice there is no mean, and that one is left
+    out; where the detector has no adapters, the untrained tower is.
+    """
+    names = [INTENSITY, *([DIFFERENCE] if np.isfinite(mean) else []), *([UNTRAINED] if predictor.detector.adapted else [])]
+    tallies = {name: Tally(share, predictor.domain if name == UNTRAINED else "medical") for name in names}
+    untrained = strip_adapters(predictor)
+    for case in track(cases):
+        view = frame_case(case, predictor, cutting)
+        if UNTRAINED in tallies:
+            tallies[UNTRAINED].add(score_view(view, untrained, cutting))
+        tallies[INTENSITY].add(show_other(view, lambda grey, _: grey))
+        if DIFFERENCE in tallies:
+            tallies[DIFFERENCE].add(show_other(view, lambda grey, inside: np.abs(grey - np.float32(mean)) * inside))
+    return tallies
+
+
+def judge_baselines(detector: dict[str, Figure], baselines: dict[str, dict[str, Figure]]) -> list[str]:
+    """Plain sentences: what of the detector's figures a window or the untrained tower reaches or beats."""
+    windows = {name: figures for name, figures in baselines.items() if name != UNTRAINED}
+    sentences = [_judge("A window", detector, windows)]
+    if UNTRAINED in baselines:
+        sentences.append(_judge("The untrained tower", detector, {UNTRAINED: baselines[UNTRAINED]}))
+    return sentences
+
+
+def _judge(rival: str, detector: dict[str, Figure], others: dict[str, dict[str, Figure]]) -> str:
+    lost, compared = [], 0
+    for name in COMPARED:
+        ours = detector[name]
+        theirs = [(figures[name].value, TITLES[other]) for other, figures in others.items() if figures[name].reason is None]
+        if ours.reason is not None or not theirs:
+            continue
+        compared += 1
+        best, title = max(theirs)
+        if best >= ours.value:
+            lost.append(f"{name} {best:.4f} ({title}) against {ours.value:.4f}")
+    if lost:
+        return f"{rival} beats this detector: {'; '.join(lost)}."
+    return f"{rival} reaches this detector in none of {compared} figures." if compared else f"{rival}: nothing to compare."

@@ -1,0 +1,94 @@
+"""The best, the median and the worst cases: slice, heatmap and outlined truth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aaclip_med.evaluation.evaluation import Evaluation
+from aaclip_med.evaluation.tally import CaseRecord
+from aaclip_med.evaluation.views import frame_case, score_view, show_other
+from aaclip_med.inference.cutting import Cutting
+from aaclip_med.inference.predictor import Predictor
+from aaclip_med.scoring.bins import Counts
+from aaclip_med.scoring.overview import OverviewCase, draw_overview
+
+Array = np.ndarray[Any, Any]
+
+EACH = 2
+SHOWN_FROM = 0.9
+
+
+def draw_montage(
+    path: Path, evaluation: Evaluation, rows: Sequence[dict[str, Any]], predictor: Predictor, cutting: Cutting, title: str
+) -> None:
+    """Write the picture as PNG; nothing where no case has both lesion and figures.
+
+    Cases are ranked by their pixel average precision, and each is shown at the slice with its largest lesion. Heat is the share
+    of the set's normal pixels that score below.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    ranked = [
+        (row["pixel_ap"], number, row) for number, row in enumerate(rows) if not math.isnan(row.get("pixel_ap", math.nan))
+    ]
+    if not ranked:
+        return
+    ranked.sort(key=lambda one: (-one[0], one[1]))
+    counts = evaluation.tally.pixels.counts()
+    shown = [
+        _show(word, evaluation.tally.records[ranked[place][1]], ranked[place][2], counts, predictor, cutting)
+        for word, place in _choose(len(ranked))
+    ]
+    footer = (
+        f"{predictor.note}. Ranked by pixel average precision among {len(ranked)} cases with a lesion; heat below "
+        f"{SHOWN_FROM:.0%} of the normal pixels is left clear."
+    )
+    draw_overview(
+        path,
+        shown,
+        f"{title}: best, median and worst cases",
+        footer,
+        SHOWN_FROM,
+        1.0,
+        "share of normal pixels that score below",
+    )
+
+
+def _choose(count: int) -> list[tuple[str, int]]:
+    """Which of ``count`` ranked cases are shown, each once, and what they are called."""
+    each = EACH if count >= 3 * EACH else 1
+    middle = (count - each) // 2
+    places = {
+        "best": range(each),
+        "median": range(middle, middle + each),
+        "worst": range(count - each, count),
+    }
+    chosen: dict[int, str] = {}
+    for word in ("best", "worst", "median"):
+        for place in places[word]:
+            chosen.setdefault(place, word)
+    return [(chosen[place], place) for place in sorted(chosen)]
+
+
+def _show(
+    word: str, record: CaseRecord, row: dict[str, Any], counts: Counts, predictor: Predictor, cutting: Cutting
+) -> OverviewCase:
+    view = score_view(frame_case(record.case, predictor, cutting), predictor, cutting)
+    place = view.numbers.index(record.lesion_slice)
+    grey = show_other(view, lambda shown, _: shown).maps[place]
+    below = np.cumsum(counts.normal) / max(int(counts.normal.sum()), 1)
+    heat = np.append(0.0, below)[np.searchsorted(counts.lowest, view.maps[place], side="right") - 1]
+    mask = view.masks[place] if view.masks is not None else None
+    lines = [
+        f"{word}: pixel AP {row['pixel_ap']:.3f}",
+        f"pixel AUROC {row['pixel_auroc']:.3f}",
+        f"Dice {row['dice']:.2f}",
+        f"lesions found {row['lesions_found']} of {row['lesions']}",
+    ]
+    return OverviewCase(row["case"], record.lesion_slice, grey, heat, mask, *view.spacing[1:], caption="\n".join(lines))

@@ -1,0 +1,142 @@
+"""A detector against the masks of an index: figures, intervals, baselines, tables and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aaclip_med.data.index import Case, read_index
+from aaclip_med.data.planes import plan_volume
+from aaclip_med.data.volumes import read_volume
+from aaclip_med.data.writing import prepare_output_folder
+from aaclip_med.errors import AaclipError, InputError
+from aaclip_med.evaluation.baselines import NormalMean, judge_baselines, tally_baselines
+from aaclip_med.evaluation.evaluation import Evaluation
+from aaclip_med.evaluation.report import write_evaluation
+from aaclip_med.evaluation.tally import Tally
+from aaclip_med.evaluation.views import adapt_case, fit_mask, frame_case, is_on_square, score_view
+from aaclip_med.inference.cutting import Cutting
+from aaclip_med.inference.predictor import Predictor, load_predictor
+from aaclip_med.scoring.pooling import read_share
+
+Track = Callable[[Sequence[Case]], Iterable[Case]]
+
+
+def evaluate_cases(
+    cases: Sequence[Case],
+    predictor: Predictor,
+    track: Track = iter,
+    cutting: Cutting | None = None,
+    image_score: str = "max",
+    seed: int = 0,
+) -> Evaluation:
+    """Score every row of an index and its baselines, and compare with the masks.
+
+    A case that cannot be scored is listed and left out; for MOOD's figures it counts as zeros. ``image_score``: ``max``, or
+    ``top1%`` and the like, a slice's score. ``seed``: of the intervals' draws.
+
+    Raises:
+        InputError: the image score is unknown.
+    """
+    cutting = cutting or Cutting()
+    share = read_share(image_score)
+    tally = Tally(share, predictor.domain, detailed=True)
+    mean, failures, scored = NormalMean(), [], []
+    for case in track(cases):
+        try:
+            adapted = adapt_case(case, predictor, cutting)
+            view = score_view(frame_case(adapted, predictor, cutting), predictor, cutting)
+        except AaclipError as error:
+            failures.append({"case": case.name, "error": str(error)})
+            tally.add_missing(case, _count_mask(case, predictor, cutting))
+            continue
+        tally.add(view)
+        mean.add(view)
+        scored.append(adapted)
+    others = tally_baselines(scored, predictor, cutting, share, mean.value, track)
+    figures = tally.figures(seed=seed)
+    baselines = {name: other.figures() for name, other in others.items()}
+    verdict = judge_baselines(figures, baselines)
+    return Evaluation(tally, figures, others, baselines, verdict, _count(tally), mean.value, image_score, failures)
+
+
+def evaluate_index(
+    index: str | Path,
+    adapters: str | Path,
+    out: str | Path,
+    preset: str | None = None,
+    split: str | None = None,
+    backbone: str | None = None,
+    weights: str | None = None,
+    device: str = "auto",
+    precision: str = "float32",
+    batch_size: int = 16,
+    domain: Any = "medical",
+) -> Evaluation:
+    """``aaclip-med evaluate`` with plain arguments: everything is written into the folder ``out``.
+
+    Raises:
+        InputError: the index, the split or the adapters cannot be used.
+        OutputError: the folder cannot be written to.
+    """
+    cases = [case for case in read_index(index) if split in (None, case.split)]
+    if not cases:
+        raise InputError(f"{index}: no row of split '{split}'")
+    prepare_output_folder(out)
+    predictor = load_predictor(
+        adapters, preset, backbone, weights, device=device, precision=precision, batch_size=batch_size, domain=domain
+    )
+    return evaluate_into(cases, predictor, out)
+
+
+def evaluate_into(
+    cases: Sequence[Case],
+    predictor: Predictor,
+    out: str | Path,
+    track: Track = iter,
+    cutting: Cutting | None = None,
+    image_score: str = "max",
+    title: str | None = None,
+) -> Evaluation:
+    """``evaluate_cases``, and its tables and pictures in the folder ``out``; see ``write_evaluation``."""
+    folder = prepare_output_folder(out)
+    evaluation = evaluate_cases(cases, predictor, track, cutting, image_score)
+    write_evaluation(folder, evaluation, predictor, cutting or Cutting(), title or predictor.preset.title)
+    return evaluation
+
+
+def _count(tally: Tally) -> dict[str, int]:
+    scored = tally.scored
+    volumes = [record for record in scored if not record.is_picture]
+    labels = np.concatenate([record.slice_labels for record in scored]) if scored else np.zeros(0, dtype=int)
+    return {
+        "cases": len(scored),
+        "patients": len({record.patient for record in tally.records}),
+        "volumes": len(volumes),
+        "abnormal_volumes": sum(record.case.label for record in volumes),
+        "slices": len(labels),
+        "abnormal_slices": int(labels.sum()),
+        "pixels": tally.pixels.total,
+        "lesions": sum(record.lesions.found.size for record in scored if record.lesions is not None),
+        "volumes_without_mask": sum(record.pixels is None for record in volumes),
+        "failed": len(tally.records) - len(scored),
+    }
+
+
+def _count_mask(case: Case, predictor: Predictor, cutting: Cutting) -> tuple[int, int] | None:
+    """Normal and abnormal pixels of a case's mask, all slices; None where it has none or it cannot be read."""
+    if case.mask_path is None:
+        return None
+    try:
+        volume = read_volume(case.mask_path, allow_blank_picture=True)
+    except AaclipError:
+        return None
+    mask = volume.array if volume.array.ndim == 3 else volume.array.max(axis=-1)
+    stack = plan_volume(volume, case.plane or predictor.preset.plane).cut(mask > 0)
+    if is_on_square(cutting):
+        stack = fit_mask(stack, predictor.detector.config.image_size)
+    abnormal = int(np.count_nonzero(stack))
+    return stack.size - abnormal, abnormal

@@ -1,0 +1,128 @@
+"""A case on the grid it is judged on: maps, masks, and what lies inside the body."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from aaclip_med.data.index import Case
+from aaclip_med.data.slices import CutCase, cut_case, read_organ
+from aaclip_med.errors import InputError
+from aaclip_med.inference.cutting import Cutting
+from aaclip_med.inference.predictor import ALL_PLANES, Predictor
+from aaclip_med.model.preprocess import resize_masks, resize_slices
+from aaclip_med.presets import PlaneName
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class View:
+    """The scored slices of a case.
+
+    maps: (S, h, w) float32, higher is more abnormal. detection: (S,), NaN where there is none. numbers: which slices they are.
+    masks: (S, h, w) bool, None where unknown. inside: (S, h, w) bool, above 0 under the window and within the organ.
+    spacing: mm between slices, rows and columns of this grid.
+
+    The grid is the detector's square one, masks brought to it by nearest neighbour, as the released program does; for fused
+    planes and for a stride it is the slices' own.
+    """
+
+    case: Case
+    cut: CutCase
+    numbers: list[int]
+    maps: Array
+    detection: Array
+    masks: Array | None
+    inside: Array
+    spacing: tuple[float, float, float]
+
+    def find_own(self, places: Array) -> Array:
+        """Places (P, 3) of this grid as places in the case's own slices (S, H, W)."""
+        _, height, width = self.cut.images.shape[:3]
+        rows, columns = (
+            ((places[:, axis] + 0.5) * length / self.maps.shape[axis]).astype(np.int64)
+            for axis, length in ((1, height), (2, width))
+        )
+        return np.stack([np.asarray(self.numbers)[places[:, 0]], rows, columns], axis=1)
+
+
+def adapt_case(case: Case, predictor: Predictor, cutting: Cutting) -> Case:
+    """A row as the command's options change it: plane, slices, organ; the window where it is of the predictor's preset.
+
+    Raises:
+        InputError: the folder of organ masks has none for it.
+    """
+    return replace(
+        case,
+        plane=case.plane if cutting.plane in (None, ALL_PLANES) else cast("PlaneName", cutting.plane),
+        slices=cutting.slices or case.slices,
+        organ_path=cutting.find_organ(case.name) or case.organ_path,
+        preset=None if case.preset == predictor.preset.name else case.preset,
+    )
+
+
+def frame_case(case: Case, predictor: Predictor, cutting: Cutting) -> View:
+    """Read and cut one row, as ``adapt_case`` gives it, with maps of zeros.
+
+    Raises:
+        InputError: an image or mask cannot be used.
+    """
+    cut = cut_case(case, predictor.preset)
+    images, numbers = cut.images[cut.used], cut.used
+    inside = (images.max(axis=-1) if images.ndim == 4 else images) > 0
+    if cut.organ is not None:
+        inside &= cut.organ[numbers]
+    masks = cut.masks[numbers] if cut.masks is not None else None
+    row_mm, column_mm, slice_mm = cut.plan.pixel_spacing(cut.volume.spacing)
+    count, height, width = images.shape[:3]
+    if is_on_square(cutting):
+        size = predictor.detector.config.image_size
+        inside = fit_mask(inside, size)
+        masks = fit_mask(masks, size) if masks is not None else None
+        row_mm, column_mm, height, width = row_mm * height / size, column_mm * width / size, size, size
+    maps = np.zeros((count, height, width), dtype=np.float32)
+    return View(case, cut, numbers, maps, np.full(count, np.nan), masks, inside, (slice_mm, row_mm, column_mm))
+
+
+def is_on_square(cutting: Cutting) -> bool:
+    """Whether cases are judged on the detector's square grid."""
+    return cutting.plane != ALL_PLANES and cutting.stride == 1
+
+
+def score_view(view: View, predictor: Predictor, cutting: Cutting) -> View:
+    """The view with the predictor's maps, in log odds.
+
+    Raises:
+        InputError: all planes are asked for a picture or a range of slices; the industrial protocol for these or a stride.
+    """
+    cut, case = view.cut, view.case
+    if is_on_square(cutting):
+        scores = predictor.score_cut(cut)
+        return replace(view, maps=scores.log_odds, detection=scores.detection)
+    if predictor.domain == "industrial":
+        raise InputError("the industrial protocol scores every slice by itself; leave out the stride and --plane all")
+    if cutting.plane == ALL_PLANES:
+        organ = read_organ(case.organ_path, cut.volume) if case.organ_path else None
+        heatmap = predictor.predict_volume(cut.volume, ALL_PLANES, case.slices, organ, cutting.stride).heatmap
+    else:
+        heatmap = predictor.predict(cut, cutting.stride).heatmap
+    return replace(view, maps=np.ascontiguousarray(cut.crop(cut.plan.cut(heatmap))[view.numbers]))
+
+
+def show_other(view: View, paint: Callable[[Array, Array], Array]) -> View:
+    """The same view with maps that ``paint`` makes of the windowed intensity (S, h, w) and of what is inside."""
+    images = view.cut.images[view.numbers]
+    grey = images.mean(axis=-1) if images.ndim == 4 else images
+    if grey.shape != view.maps.shape:
+        grey = resize_slices(torch.from_numpy(np.ascontiguousarray(grey))[:, None], view.maps.shape[-1])[:, 0].numpy()
+    return replace(view, maps=paint(grey, view.inside), detection=np.full(len(grey), np.nan, dtype=np.float32))
+
+
+def fit_mask(masks: Array, size: int) -> Array:
+    """Masks (S, H, W) on the detector's grid, (S, size, size) bool, by nearest neighbour."""
+    return resize_masks(torch.from_numpy(masks.astype(np.float32))[:, None], size)[:, 0].numpy() > 0
