@@ -12,15 +12,17 @@ import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from aaclip_med.arrays import count_memory, is_large, limit_memory
 from aaclip_med.data.slices import read_organ
 from aaclip_med.data.sources import Source
 from aaclip_med.data.volumes import Volume
@@ -38,11 +40,8 @@ class Limits:
 
 
 def choose_megabytes() -> int:
-    """Three quarters of the machine's memory; 0, no limit, where it is not known."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4 // 2**20
-    except (AttributeError, ValueError, OSError):
-        return 0
+    """Three quarters of the machine's memory."""
+    return count_memory() * 3 // 4 // 2**20
 
 
 class StoppedError(AaclipError):
@@ -89,8 +88,8 @@ class Reader:
             timer.cancel()
         if isinstance(answer, str):
             raise InputError(answer)
-        volume, inside = answer
-        return volume, inside
+        volume, inside, lent = answer
+        return (replace(volume, array=_take_over(lent)) if lent else volume), inside
 
     def _explain(self, process: subprocess.Popen[bytes], late: bool) -> str:
         if late:
@@ -140,14 +139,33 @@ def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
         answers.flush()
 
 
-def _answer(source: Source, organ: Path | None) -> str | tuple[Volume, Array | None]:
+def _answer(source: Source, organ: Path | None) -> str | tuple[Volume, Array | None, str | None]:
     try:
         volume = source.read()
-        return volume, read_organ(organ, volume) if organ else None
+        inside = read_organ(organ, volume) if organ else None
+        if not is_large(volume.array.nbytes):
+            return volume, inside, None
+        return replace(volume, array=volume.array[:0]), inside, _lend(volume.array)
     except MemoryError:
         return f"{source.path}: out of memory while reading; raise --case-megabytes, or score it on a larger machine"
     except (AaclipError, OSError) as error:
         return str(error)
+
+
+def _lend(array: Array) -> str:
+    """A large array goes over in a file, and never whole through memory."""
+    handle, path = tempfile.mkstemp(prefix="aaclip-med-", suffix=".npy")
+    with os.fdopen(handle, "wb") as file:
+        np.save(file, array)
+    return path
+
+
+def _take_over(path: str) -> Array:
+    """The array in the file, which is gone when the array is."""
+    array: Array = np.load(path, mmap_mode="r")
+    with contextlib.suppress(PermissionError):  # Windows removes no file that is open
+        Path(path).unlink()
+    return array
 
 
 def _watch(parent: int, end: Callable[[int], Any] = os._exit) -> None:
@@ -165,6 +183,7 @@ def main(megabytes: int, parent: int) -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_DATA, (megabytes * 2**20, megabytes * 2**20))
+        limit_memory(megabytes * 2**20)  # volumes above a part of it go into files
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print does not get among the answers
     _serve(sys.stdin.buffer, answers)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from aaclip_med.arrays import make_array, split_slabs
 from aaclip_med.data.slices import CutCase, cut_volume
 from aaclip_med.data.volumes import Volume
 from aaclip_med.errors import InputError
@@ -141,7 +142,8 @@ class Predictor:
         numbers = thin(cut.used, stride)
         size = cut.images.shape[1:3]
         lowest = scores.log_odds.min()
-        whole = np.full(cut.plan.stack_shape, lowest, dtype=np.float32)
+        whole = make_array(cut.plan.stack_shape, np.float32)
+        whole[:] = lowest
         stack = cut.crop(whole)
         for start in range(0, len(numbers), CHUNK):
             part = torch.from_numpy(scores.log_odds[start : start + CHUNK]).to(self.device)[:, None]
@@ -208,16 +210,16 @@ class Predictor:
         predictions = [self._assemble(cut, case.stride, scores) for cut, scores in zip(case.cuts, parts, strict=True)]
         if len(predictions) == 1:
             return predictions[0]
-        total = np.zeros(case.volume.array.shape, dtype=np.float32)
-        weights = 0.0
-        for cut, part in zip(case.cuts, predictions, strict=True):
-            row_mm, column_mm, _ = cut.plan.pixel_spacing(case.volume.spacing)
-            total += part.heatmap / (row_mm * column_mm)
-            weights += 1.0 / (row_mm * column_mm)
-        total /= weights
+        pixel_mm = [cut.plan.pixel_spacing(case.volume.spacing)[:2] for cut in case.cuts]
+        weights = np.array([1.0 / (row_mm * column_mm) for row_mm, column_mm in pixel_mm])
+        weights /= weights.sum()
+        total = make_array(case.volume.array.shape, np.float32)
+        for slab in split_slabs(predictions[0].heatmap):
+            for weight, part in zip(weights.astype(np.float32), predictions, strict=True):
+                total[slab] += weight * part.heatmap[slab]
         cut = cut_volume(case.volume, self.preset, None, None, case.organ)
         numbers = cut.used
-        maxima = cut.crop(cut.plan.cut(total))[numbers].reshape(len(numbers), -1).max(axis=1)
+        maxima = cut.crop(cut.plan.cut(total)).max(axis=(1, 2))[numbers]
         detection = np.full(len(numbers), np.nan, dtype=np.float32)
         return Prediction(total, cut.plan.axis, numbers, maxima, detection, pool_slices(maxima))
 
@@ -255,9 +257,11 @@ class Predictor:
 def _confine(scores: SliceScores, cut: CutCase, numbers: list[int]) -> None:
     """Outside the organ a map holds its lowest value."""
     if cut.organ is not None:
-        organ = torch.from_numpy(np.ascontiguousarray(cut.organ[numbers], dtype=np.float32))[:, None]
-        inside = functional.interpolate(organ, size=scores.log_odds.shape[-2:], mode="area")[:, 0].numpy() > 0
-        scores.log_odds[~inside] = scores.log_odds.min()
+        lowest = scores.log_odds.min()
+        for start in range(0, len(numbers), CHUNK):
+            organ = np.ascontiguousarray(cut.organ[numbers[start : start + CHUNK]], dtype=np.float32)
+            share = functional.interpolate(torch.from_numpy(organ)[:, None], size=scores.log_odds.shape[-2:], mode="area")
+            scores.log_odds[start : start + CHUNK][share[:, 0].numpy() <= 0] = lowest
 
 
 def thin(used: list[int], stride: int) -> list[int]:

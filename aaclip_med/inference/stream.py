@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 
+from aaclip_med.arrays import make_array
 from aaclip_med.data.slices import WindowedSlices
 from aaclip_med.model.detector import Detector
 from aaclip_med.model.precision import autocast
@@ -42,7 +43,7 @@ class SliceScores:
     @property
     def maxima(self) -> Array:
         """Each slice's score, (S,): the map's maximum."""
-        return self.log_odds.reshape(len(self.log_odds), -1).max(axis=1)  # type: ignore[no-any-return]
+        return self.log_odds.max(axis=(1, 2))  # type: ignore[no-any-return]
 
 
 def count_nothing(slices: int) -> None:
@@ -57,19 +58,21 @@ class _Result(NamedTuple):
     detection: torch.Tensor
 
 
-@dataclass
 class _Stack:
-    """A stack that is under way: how many slices it has, and what is known of them."""
+    """A stack that is under way: the scores of its slices, and how many of them are known."""
 
-    length: int
-    parts: list[tuple[Array, Array]] = field(default_factory=list)
+    def __init__(self, length: int, size: int) -> None:
+        self.scores = SliceScores(make_array((length, size, size), np.float32), np.empty(length, dtype=np.float32))
+        self.known = 0
 
     @property
     def missing(self) -> int:
-        return self.length - sum(len(detection) for _, detection in self.parts)
+        return len(self.scores.detection) - self.known
 
-    def join(self) -> SliceScores:
-        return SliceScores(np.concatenate([part[0] for part in self.parts]), np.concatenate([part[1] for part in self.parts]))
+    def add(self, log_odds: Array, detection: Array) -> None:
+        place = slice(self.known, self.known + len(detection))
+        self.scores.log_odds[place], self.scores.detection[place] = log_odds, detection
+        self.known = place.stop
 
 
 class SliceStream:
@@ -121,7 +124,7 @@ class SliceStream:
         pieces: list[torch.Tensor] = []
         held = 0
         for stack in stacks:
-            open_stacks.append(_Stack(len(stack)))
+            open_stacks.append(_Stack(len(stack), self.detector.config.image_size))
             start = 0
             while start < len(stack):
                 piece = self._resize(stack[start : start + self.batch_size - held])
@@ -179,7 +182,7 @@ class SliceStream:
         while start < len(detection):
             stack = open_stacks[0]
             end = min(len(detection), start + stack.missing)
-            stack.parts.append((log_odds[start:end], detection[start:end]))
+            stack.add(log_odds[start:end], detection[start:end])
             start = end
             if stack.missing == 0:
-                yield open_stacks.popleft().join()
+                yield open_stacks.popleft().scores

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from aaclip_med.arrays import make_array_like, split_slabs
 from aaclip_med.errors import InputError
-from aaclip_med.scoring.metrics import CHUNK, DEFAULT_BINS, ScoreHistogram, require_no_nan
+from aaclip_med.scoring.metrics import DEFAULT_BINS, ScoreHistogram, require_no_nan
 from aaclip_med.scoring.operating import OperatingTable
 
 TAIL_FRACTION = 1e-4
@@ -115,12 +116,13 @@ class Calibration:
             InputError: a score is NaN.
         """
         values = np.asarray(scores)
-        require_no_nan(values)
-        flat = values.reshape(-1)
-        result = np.empty(flat.size, dtype=np.float32)
-        for start in range(0, flat.size, CHUNK):
-            result[start : start + CHUNK] = self._fractions(flat[start : start + CHUNK].astype(np.float64))
-        return result.reshape(values.shape)
+        if values.ndim == 0:
+            return self.fraction_below(values[None])[0]  # type: ignore[no-any-return]
+        result = make_array_like(values, np.float32)
+        for slab in split_slabs(values):
+            require_no_nan(values[slab])
+            result[slab] = self._fractions(values[slab].astype(np.float64))
+        return result
 
     def p_value(self, volume_score: float) -> float:
         """The conformal p-value of a volume's score: (1 + normal volumes scoring at least as high) / (n + 1).

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from aaclip_med.arrays import make_array, split_slabs
 from aaclip_med.errors import InputError
 
 LabelMap = NDArray[np.integer]
@@ -85,13 +86,18 @@ def label_candidates(
     """
     _check(heatmap, threshold, affine, slice_axis)
     voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000.0
-    labels, count = ndimage.label(heatmap >= threshold, structure=np.ones((3, 3, 3), dtype=bool))
+    above = make_array(heatmap.shape, np.bool_)
+    for slab in split_slabs(heatmap):
+        above[slab] = heatmap[slab] >= threshold
+    labels = make_array(heatmap.shape, np.int32)
+    count = ndimage.label(above, structure=np.ones((3, 3, 3), dtype=bool), output=labels)
+    del above
 
     # From here on only the hot voxels are touched.
     hot = np.flatnonzero(labels)
     region = labels.reshape(-1)[hot] - 1
-    heat = np.ascontiguousarray(heatmap).reshape(-1)[hot].astype(np.float64)
     indices = np.unravel_index(hot, heatmap.shape)
+    heat = heatmap[indices].astype(np.float64)
     voxels = np.bincount(region, minlength=count)
     mean = np.bincount(region, weights=heat, minlength=count) / voxels
     centroid = np.stack([np.bincount(region, weights=axis, minlength=count) / voxels for axis in indices], axis=1)
@@ -124,7 +130,7 @@ def label_candidates(
     dtype = np.dtype(np.uint16 if len(kept) <= np.iinfo(np.uint16).max else np.int32)
     new_labels = np.zeros(count, dtype=dtype)
     new_labels[kept] = np.arange(1, len(kept) + 1)
-    label_map: LabelMap = np.zeros(heatmap.shape, dtype=dtype)
+    label_map: LabelMap = make_array(heatmap.shape, dtype)
     label_map.reshape(-1)[hot] = new_labels[region]
     return candidates, label_map
 

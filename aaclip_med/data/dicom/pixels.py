@@ -17,6 +17,7 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, RLELossless
 
+from aaclip_med.arrays import make_array
 from aaclip_med.data.dicom.frames import Frame, transfer_syntax
 from aaclip_med.data.dicom.geometry import SAME_POSITION_MM, Array, Grid
 from aaclip_med.data.dicom.guard import GUARD, decode_here
@@ -71,7 +72,8 @@ def read_stacks(stacks: Sequence[Stack]) -> list[Array]:
 
 
 def _allocate(stack: Stack) -> Array:
-    return np.empty((*stack.frames[0].size, len(stack.frames)), dtype=choose_dtype(stack.frames))
+    width, height = stack.frames[0].size
+    return make_array((len(stack.frames), height, width), choose_dtype(stack.frames)).T
 
 
 def choose_dtype(frames: Sequence[Frame]) -> np.dtype[Any]:

@@ -13,6 +13,7 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
+from aaclip_med.arrays import split_slabs
 from aaclip_med.errors import InputError
 
 MAX_BYTES = 16 * 1024**3
@@ -29,7 +30,7 @@ def check_voxels(path: str | Path, array: np.ndarray[Any, Any], allow_blank: boo
         InputError: some are NaN or infinite, or all are the same and that is not allowed.
     """
     if np.issubdtype(array.dtype, np.floating):
-        bad = int(array.size - np.count_nonzero(np.isfinite(array)))
+        bad = sum(int(np.count_nonzero(~np.isfinite(array[slab]))) for slab in split_slabs(array))
         if bad:
             raise InputError(f"{path}: {bad} of {array.size} voxels are NaN or infinite; replace them before scoring")
     if not allow_blank and array.min() == array.max():

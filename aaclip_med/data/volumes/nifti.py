@@ -7,12 +7,15 @@ import gzip
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from nibabel import imageglobals
+from nibabel.arrayproxy import ArrayProxy
 from nibabel.openers import ImageOpener
 
+from aaclip_med.arrays import is_large, make_array
 from aaclip_med.data.volumes.checks import (
     MAX_DEFLATE_RATIO,
     UNREADABLE,
@@ -24,6 +27,8 @@ from aaclip_med.data.volumes.checks import (
 )
 from aaclip_med.data.volumes.volume import Volume
 from aaclip_med.errors import InputError
+
+Array = np.ndarray[Any, Any]
 
 MAX_PADDING = 1 << 26
 
@@ -50,10 +55,10 @@ def read_nifti(path: Path, number: int | None) -> Volume:
             with gzip.open(path) as stream, _silence_nibabel():
                 # Reading to the very end makes gzip compare its checksum, which nibabel alone does not.
                 files = {"image": stream} | ({"header": str(described)} if described != path else {})
-                array = np.asanyarray(type(image).from_file_map(image.make_file_map(files)).dataobj)
+                array = _load(type(image).from_file_map(image.make_file_map(files)).dataobj)
                 _check_end(path, stream)
         else:
-            array = np.asanyarray(image.dataobj)
+            array = _load(image.dataobj)
     except InputError:
         raise
     except UNREADABLE as error:
@@ -61,6 +66,18 @@ def read_nifti(path: Path, number: int | None) -> Volume:
     affine = np.asarray(image.affine, dtype=np.float64)
     array, shape = choose_volume(array, number)
     return Volume(to_native(array), affine, path, header, shape, is_picture=False)
+
+
+def _load(stored: ArrayProxy) -> Array:
+    """The voxels, scaled; many of them slice by slice into an array that may be larger than memory."""
+    if not is_large(math.prod(stored.shape) * stored.dtype.itemsize):
+        whole: Array = np.asanyarray(stored)
+        return whole
+    first = to_native(np.asanyarray(stored[..., :1]))
+    array = make_array(tuple(stored.shape[::-1]), first.dtype).T
+    for k in range(stored.shape[-1]):
+        array[..., k] = stored[..., k]
+    return array
 
 
 def _check_end(path: Path, stream: gzip.GzipFile) -> None:
