@@ -20,6 +20,7 @@ async function drawSlice() {
     return;
   }
   if (mine !== ticket) return; // another slice was asked for meanwhile
+  part.trouble.hidden = true;
   const [grey, heat] = images;
   fitPicture();
   const context = part.picture.getContext("2d");

@@ -91,8 +91,7 @@ async function showSlice(place) {
   part.place.textContent = `${number} of 0–${preview.count - 1}${selection}`;
   part.slice.setAttribute("aria-valuetext", `slice ${number}`);
   await drawSlice();
-  loadSlice(at + 1);
-  loadSlice(at - 1);
+  for (const neighbour of [at + 1, at - 1]) loadSlice(neighbour)?.catch(() => {}); // told of when it is shown
 }
 
 // Heat and its scale
