@@ -23,6 +23,9 @@ def _drop(is_left_out: Callable[[str], bool], module: nn.Module, state: dict[str
 
 def _keep(is_left_out: Callable[[str], bool], module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
     del rest
+    passing = {
+        f"{path}.{name}" if path else name for path, part in module.named_modules() for name in part._non_persistent_buffers_set
+    }
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        if is_left_out(name):
+        if is_left_out(name) and name not in passing:
             state.setdefault(prefix + name, tensor.detach())

@@ -1,0 +1,117 @@
+"""The model zoo's checks of a bundle in ``full`` mode: schema, network in and out, TorchScript by script, properties."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import monai.bundle
+import pytest
+import torch
+import yaml
+from monai.bundle import ConfigWorkflow
+
+from aaclip_med.errors import InputError
+from aaclip_med.inference.network import load_network
+from tests.bundles.conftest import TEMPLATE
+
+SCHEMA = Path(__file__).with_name("meta_schema_20240725.json")
+"""MONAI's own, Apache-2.0, from its MONAI-extra-test-data, release 0.8.1."""
+NEEDED = ("LICENSE", "large_files.yml", "docs/README.md", "docs/data_license.txt", "docs/model_card.md", "configs/logging.conf")
+OVERLAYS = ("multi_gpu_train.yaml", "multi_gpu_evaluate.yaml", "inference_trt.yaml")
+
+pytestmark = pytest.mark.filterwarnings("ignore:parsing config_file", "ignore:.*torch.jit:FutureWarning")
+
+
+def cause_of(error: BaseException) -> BaseException:
+    return cause_of(error.__cause__) if error.__cause__ is not None else error
+
+
+def load_workflow(folder: Path, kind: str, files: list[str], **settings: Any) -> ConfigWorkflow:
+    configs = [str(folder / "configs" / name) for name in files]
+    workflow = ConfigWorkflow(configs, logging_file=False, workflow_type=kind, bundle_root=str(folder), **settings)
+    workflow.initialize()
+    return workflow
+
+
+def test_a_bundle_has_the_files_that_the_zoo_looks_for(packed: Path) -> None:
+    assert [name for name in NEEDED if not (packed / name).is_file()] == []
+    assert (packed / "models" / "model.pt").is_file()
+    assert yaml.safe_load((packed / "large_files.yml").read_text()) == {"large_files": []}
+
+
+def test_the_metadata_follow_the_schema(packed: Path) -> None:
+    schema = json.loads(SCHEMA.read_text())
+    for folder in (TEMPLATE, packed):
+        metadata = json.loads((folder / "configs" / "metadata.json").read_text())
+        jsonschema.validate(metadata, schema)
+        assert metadata["schema"].endswith(SCHEMA.name)
+        assert metadata["changelog"][metadata["version"]]
+
+
+@pytest.mark.parametrize("config", ["inference.yaml", "train.yaml"])
+def test_the_network_takes_and_gives_what_the_metadata_say(packed: Path, config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(packed)
+    monai.bundle.verify_net_in_out(
+        net_id="network_def",
+        meta_file="configs/metadata.json",
+        config_file=f"configs/{config}",
+        device="cpu",
+        any=24,
+    )
+
+
+def test_the_checkpoint_becomes_torchscript_by_script_with_the_same_heat(
+    packed: Path, adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(packed)
+    file = tmp_path / "model.ts"
+    monai.bundle.ckpt_export(
+        net_id="network_def",
+        filepath=str(file),
+        ckpt_file="models/model.pt",
+        meta_file="configs/metadata.json",
+        config_file="configs/inference.yaml",
+        key_in_ckpt="",
+        use_trace=False,
+    )
+    pictures = torch.rand(2, 1, 30, 41, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(torch.jit.load(file)(pictures), load_network(adapters)(pictures), atol=1e-5, rtol=0.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "files"),
+    [("train", ["train.yaml"]), ("inference", ["inference.yaml"]), ("evaluation", ["inference.yaml", "evaluate.yaml"])],
+)
+def test_no_property_of_a_workflow_is_missing(packed: Path, study: Path, tmp_path: Path, kind: str, files: list[str]) -> None:
+    where = {"dataset_dir": str(study / "images")} if kind == "inference" else {"index": str(study / "train.jsonl")}
+    workflow = load_workflow(packed, kind, files, output_dir=str(tmp_path), **where)
+    assert workflow.check_properties() == []
+
+
+@pytest.mark.parametrize(("wrong", "right"), [("treshold", "threshold"), ("batch_sise", "batch_size")])
+def test_a_misspelt_setting_is_an_error_that_names_the_right_one(packed: Path, wrong: str, right: str) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        load_workflow(packed, "inference", ["inference.yaml"], **{wrong: 3})
+    cause = cause_of(caught.value)
+    assert isinstance(cause, InputError)
+    assert f"did you mean '{right}'" in str(cause)
+
+
+def test_names_of_ones_own_begin_with_an_underscore(packed: Path) -> None:
+    load_workflow(packed, "inference", ["inference.yaml"], _mine=3)
+    with pytest.raises(RuntimeError) as caught:
+        load_workflow(packed, "inference", ["inference.yaml"], quite_another_thing=3)
+    assert "begin with an underscore" in str(cause_of(caught.value))
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_an_overlay_changes_only_what_is_there(name: str) -> None:
+    known: set[str] = set()
+    for file in ("train.yaml", "inference.yaml", "evaluate.yaml"):
+        known |= set(yaml.safe_load((TEMPLATE / "configs" / file).read_text()))
+    overlay = yaml.safe_load((TEMPLATE / "configs" / name).read_text())
+    assert {key.removeprefix("+").split("::")[0] for key in overlay} <= known | {"finalize"}
