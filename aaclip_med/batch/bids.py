@@ -28,7 +28,7 @@ _ENTITIES = ("sub", "ses", "task", "acq", "ce", "rec", "run", "echo", "part", "s
 """Those that the schema allows in the names of an ``anat`` segmentation, in its order."""
 _NAME = re.compile(r"sub-[A-Za-z0-9]+(?:_[a-z]+-[A-Za-z0-9]+)*_[A-Za-z0-9]+")
 _PLAIN_SUFFIX = "T1w"
-_IGNORED = ("/*.csv", "/*.parquet", "/*.html", "/*.log", "/*.jsonl", "/run*.json", "/columns.json", "/dicom/")
+_IGNORED = ("/*.csv", "/*.parquet", "/*.html", "/*.log", "/*.jsonl", "/run*.json", "/columns.json", "/dicom")
 """What else a run writes into the same folder."""
 _LESIONS = {
     "volume": {"Description": "Voxels times a voxel's volume", "Units": "mL"},

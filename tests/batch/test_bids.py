@@ -11,7 +11,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from batch.test_dicom_objects import find_source, save_tilted
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +21,8 @@ from aaclip_med.data.volumes import Volume
 from aaclip_med.errors import InputError
 from aaclip_med.inference.case import ScoredCase
 from aaclip_med.scoring.candidates import label_candidates
+
+from .test_dicom_objects import find_source, save_tilted
 
 OBLIQUE = np.array([[-1.9, 0.2, 0.3, 40.0], [0.2, 1.9, 0.5, -50.0], [0.1, -0.4, 4.0, 10.0], [0.0, 0.0, 0.0, 1.0]])
 ACCOUNT = Account(0.5, "set by hand", False, True, "brain-mri", "1.2.3", "ab" * 32, datetime(2026, 3, 4))
@@ -37,7 +38,7 @@ def save(path: Path) -> Path:
 def draw_case(volume: Volume) -> ScoredCase:
     heat = np.zeros(volume.array.shape, dtype=np.float32)
     heat[1:3, 1, 2] = 0.75
-    heat[0, 4, 5] = 0.875
+    heat[0, 4, -1] = 0.875
     candidates, labels = label_candidates(heat, ACCOUNT.threshold, volume.affine, 2)
     slices = heat.max(axis=(0, 1))
     return ScoredCase(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -45,8 +46,13 @@ def describe_instance(images: SourceImages, case: ScoredCase, account: Account, 
         "software_versions": account.version,
         "device_serial_number": account.model[:64] or "none",
         "coding_schemes": None if kind == SEGMENTATION else [CodingSchemeIdentificationItem(_SCHEME, PROGRAM)],
-        "series_description": f"AA-CLIP {_NAMES[kind]} ({account.purpose})",
+        "series_description": fit(f"AA-CLIP {_NAMES[kind]} ({account.purpose})"),
     }
+
+
+def fit(words: str) -> str:
+    """As much of the text as a description (LO, PS3.5 6.2) holds, in whole words."""
+    return textwrap.shorten(words, 64, placeholder="...")
 
 
 def describe_planes(images: SourceImages) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from aaclip_med.batch.dicom_objects.making import (
     PARAMETRIC_MAP,
     describe_instance,
     describe_planes,
+    fit,
     making,
 )
 from aaclip_med.batch.dicom_objects.source import describe_source, finish
@@ -32,7 +33,7 @@ def make_parametric_map(source: Source, volume: Volume, case: ScoredCase, accoun
     with making(images):
         mapping = hd.pm.RealWorldValueMapping(
             lut_label="ANOMALY",
-            lut_explanation=f"Anomaly score: {account.scale}"[:64],
+            lut_explanation=fit(f"Anomaly score: {account.scale}"),
             unit=codes.UCUM.NoUnits,
             value_range=(0.0, 1.0),
             slope=1.0,
@@ -46,7 +47,7 @@ def make_parametric_map(source: Source, volume: Volume, case: ScoredCase, accoun
             real_world_value_mappings=[mapping],
             voi_lut_transformations=[hd.VOILUTTransformation(window_center=0.5, window_width=1.0)],
             content_label="ANOMALY_SCORE",
-            content_description=f"{account.scale}; {account.operating_point}"[:64],
+            content_description=fit(f"{account.operating_point}; {account.scale}"),
             content_qualification=hd.ContentQualificationValues.RESEARCH,
             **describe_planes(images),
             **describe_instance(images, case, account, PARAMETRIC_MAP),

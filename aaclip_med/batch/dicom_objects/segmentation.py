@@ -12,6 +12,7 @@ from aaclip_med.batch.dicom_objects.making import (
     SEGMENTATION,
     describe_instance,
     describe_planes,
+    fit,
     identify_algorithm,
     making,
 )
@@ -37,7 +38,7 @@ def make_segmentation(source: Source, volume: Volume, case: ScoredCase, account:
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=[_describe(finding, images, source, account) for finding in shown],
             content_label="LESION_CAND",
-            content_description=f"{account.operating_point}"[:64],
+            content_description=fit(account.operating_point),
             omit_empty_frames=True,
             **describe_planes(images),
             **describe_instance(images, case, account, SEGMENTATION),
