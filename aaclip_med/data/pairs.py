@@ -1,19 +1,19 @@
-"""Scans and their masks among files: which belongs to which, and what a case is called."""
+"""Scans and the masks that belong to them, in a folder of one's own."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
 from collections.abc import Sequence
-from itertools import count
 from pathlib import Path
 
+from aaclip_med.data.dicom import looks_like_dicom
 from aaclip_med.data.index import Case, join
-from aaclip_med.data.volumes import case_name, find_images, read_mask, read_volume
+from aaclip_med.data.scans import MASK_SUFFIXES, mask_stem
+from aaclip_med.data.sources import read_source
+from aaclip_med.data.volumes import case_name, find_images, is_image_file, read_mask
 from aaclip_med.errors import InputError
 from aaclip_med.presets import get_preset
 
-MASK_SUFFIXES = ("_seg", "_segmentation", "_mask", "_label", "_lesion", "_tumour", "_tumor", "_gt")
 MASK_FOLDERS = (("images", "masks"), ("images", "labels"), ("imagesTr", "labelsTr"))
 
 
@@ -25,6 +25,8 @@ def build_index(
     patient_pattern: str | None = None,
 ) -> list[Case]:
     """Make the cases of a folder of scans and masks. A scan is abnormal (1) if its mask has a voxel above 0, else 0.
+
+    A scan is an image file, or a folder with one DICOM series, whose name stands for a file's.
 
     Masks are found in one of two ways. If ``folder`` holds ``images`` with ``masks`` or ``labels``, or ``imagesTr``
     with ``labelsTr``: by the same name there. Otherwise by suffix in the scan's own folder: ``X_mask`` belongs to
@@ -41,14 +43,14 @@ def build_index(
     if siblings:
         pairs = _pair_folders(folder / siblings[0], folder / siblings[1])
     else:
-        pairs = _pair_suffixes(find_images([folder]), tuple(suffix.lower() for suffix in mask_suffixes))
+        pairs = _pair_suffixes(_list_scans(folder), tuple(suffix.lower() for suffix in mask_suffixes))
     bare = [image for image, mask in pairs.items() if mask is None]
     if bare and not unlabelled_are_normal:
         raise InputError(join([f"{image}: no mask; add one, or say that unlabelled are normal" for image in bare]))
     return [
         Case(
             image,
-            label=int(mask is not None and read_mask(mask, read_volume(image)).any()),
+            label=int(mask is not None and read_mask(mask, read_source(image)).any()),
             class_name=class_name,
             mask_path=mask,
             patient=_patient(image, patient_pattern),
@@ -59,87 +61,27 @@ def build_index(
     ]
 
 
-def find_scans(paths: Sequence[str | Path]) -> tuple[list[Path], list[Path]]:
-    """The images to score among files and folders, and those passed over.
-
-    Passed over in a folder are our own heatmaps (``X_heatmap``) and files named as the mask of a scan that lies beside them
-    (see ``build_index``). A file named by itself is always taken.
+def _list_scans(folder: Path) -> list[Path]:
+    """Image files, and folders in which DICOM files lie, to the bottom.
 
     Raises:
-        InputError: as ``find_images``; or a folder holds nothing else.
+        InputError: there is neither.
     """
-    found = find_images(paths)
-    named = {Path(path).resolve() for path in paths}
-    names: dict[Path, set[str]] = {}
-    for file in found:
-        names.setdefault(file.parent, set()).add(case_name(file))
-    scans: list[Path] = []
-    passed_over: list[Path] = []
-    for file in found:
-        beside = names[file.parent] - {case_name(file)}
-        (passed_over if file.resolve() not in named and _is_by_product(file, beside) else scans).append(file)
-    if not scans:
-        raise InputError(f"{passed_over[0].parent}: only masks and heatmaps in this folder; name a scan")
-    return scans, passed_over
-
-
-def _is_by_product(file: Path, beside: set[str]) -> bool:
-    name = case_name(file)
-    if name.endswith("_heatmap"):
-        return True
-    stem = _mask_stem(name, MASK_SUFFIXES)
-    return stem is not None and any(stem in (other, other.rpartition("_")[0]) for other in beside)
-
-
-def _mask_stem(name: str, suffixes: Sequence[str]) -> str | None:
-    """``X`` of the mask name ``X_seg``; None for another name."""
-    lengths = [len(suffix) for suffix in suffixes if name.lower().endswith(suffix)]
-    return name[: -max(lengths)] if lengths else None
-
-
-def unique_names(paths: Sequence[str | Path]) -> list[str]:
-    """One output name a path, no two alike (not even but for case), each the same whatever the order of ``paths``.
-
-    It is the case name. Where several are the same, their folders' names are put before it (``b/a.nii.gz`` -> ``b_a``),
-    as many as it takes; files of one folder that differ in their ending alone keep that (``a_nii_gz``, ``a_nrrd``). The
-    same path given twice is numbered.
-    """
-    places = [Path(path).parent.resolve() / Path(path).name for path in paths]
-    folders = [place.parent.parts[1:] for place in places]
-    in_folder = Counter((place.parent, case_name(place).casefold()) for place in set(places))
-    stems = [case_name(p) if in_folder[p.parent, case_name(p).casefold()] == 1 else p.name.replace(".", "_") for p in places]
-    depths = [0] * len(places)
-    while True:
-        names = ["_".join((*f[len(f) - d :], s)) for f, d, s in zip(folders, depths, stems, strict=True)]
-        groups: dict[str, list[int]] = defaultdict(list)
-        for i, name in enumerate(names):
-            groups[name.casefold()].append(i)
-        clashes = [group for group in groups.values() if len(group) > 1]
-        deeper = [
-            i for group in clashes for i in group if depths[i] == max(depths[j] for j in group) and depths[i] < len(folders[i])
-        ]
-        if not deeper:
-            break
-        for i in deeper:
-            depths[i] += 1
-    for group in clashes:
-        for i in sorted(group, key=lambda i: places[i])[1:]:
-            taken = {name.casefold() for name in names}
-            number = next(n for n in count(2) if f"{names[i]}_{n}".casefold() not in taken)
-            names[i] += f"_{number}"
-    return names
+    files = [file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".")]
+    series = {file.parent for file in files if not is_image_file(file) and looks_like_dicom(file)} - {folder}
+    return sorted(series) + (find_images([folder]) if not series or any(map(is_image_file, files)) else [])
 
 
 def _pair_folders(images: Path, masks: Path) -> dict[Path, Path | None]:
     found = {mask.parent.relative_to(masks) / case_name(mask): mask for mask in find_images([masks])}
-    pairs = {image: found.pop(image.parent.relative_to(images) / case_name(image), None) for image in find_images([images])}
+    pairs = {image: found.pop(image.parent.relative_to(images) / case_name(image), None) for image in _list_scans(images)}
     if found:
         raise InputError(join([f"{mask}: no image of this name in {images}" for mask in found.values()]))
     return pairs
 
 
 def _pair_suffixes(files: Sequence[Path], suffixes: tuple[str, ...]) -> dict[Path, Path | None]:
-    stems = {file: _mask_stem(case_name(file), suffixes) for file in files}
+    stems = {file: mask_stem(case_name(file), suffixes) for file in files}
     pairs: dict[Path, Path | None] = {file: None for file in files if stems[file] is None}
     problems = []
     for mask, stem in stems.items():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aaclip_med.data.dicom import Series, list_series, looks_like_dicom, read_series
-from aaclip_med.data.pairs import find_scans, unique_names
+from aaclip_med.data.scans import find_scans, unique_names
 from aaclip_med.data.volumes import ENDINGS, Volume, is_image_file, read_volume
 from aaclip_med.errors import InputError
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from aaclip_med.data.index import Case, read_index, write_index
-from aaclip_med.data.pairs import build_index, unique_names
+from aaclip_med.data.pairs import build_index
+from aaclip_med.data.scans import unique_names
 from aaclip_med.errors import InputError
 
 from .conftest import SaveScan, make_affine

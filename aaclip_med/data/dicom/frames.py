@@ -84,6 +84,7 @@ class Instance:
     """One file: its frames, or why it has none.
 
     series: what groups files into a series. left_out: why it is no slice of a scan. damaged: why it spoils its series.
+    has_units: whether a CT says how its pixels become Hounsfield units.
     """
 
     path: Path
@@ -96,6 +97,7 @@ class Instance:
     damaged: str | None = None
     has_uid: bool = True
     is_burned_in: bool = False
+    has_units: bool = True
 
 
 def describe_instance(path: Path, header: Dataset) -> Instance:
@@ -117,7 +119,7 @@ def describe_instance(path: Path, header: Dataset) -> Instance:
     frames = () if left_out or damaged else _list_frames(path, header, per_frame)
     return Instance(
         path, series, modality, None if series_number is None else int(series_number), description, frames, left_out,
-        damaged, bool(uid), text(header, "BurnedInAnnotation").upper() == "YES",
+        damaged, bool(uid), text(header, "BurnedInAnnotation").upper() == "YES", modality != "CT" or _is_scaled(header),
     )  # fmt: skip
 
 
@@ -272,6 +274,12 @@ def _describe_scaling(header: Dataset, look_up: Any) -> tuple[float | None, floa
     ends = sorted((low * slope + intercept, high * slope + intercept))
     is_float = slope != 1.0 or not intercept.is_integer() or number(header, "BitsStored") is None
     return slope, intercept, (ends[0], ends[1]), is_float
+
+
+def _is_scaled(header: Dataset) -> bool:
+    """Whether there is a rescaling, or functional groups or a table that may hold one."""
+    groups = ("ModalityLUTSequence", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+    return value(header, "RescaleIntercept") is not None or any(sequence(header, name) for name in groups)
 
 
 def _is_inverted(header: Dataset) -> bool:

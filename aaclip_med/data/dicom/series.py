@@ -124,6 +124,8 @@ def _describe_series(key: str, instances: list[Instance]) -> Series:
         if first.has_uid
         else ["no SeriesInstanceUID: grouped by folder, series number, frame of reference, size and orientation"]
     )
+    if not all(instance.has_units for instance in instances):
+        problems.append("a CT without RescaleIntercept: its values are as stored, and may not be Hounsfield units")
     if any(instance.is_burned_in for instance in instances):
         problems.append("text is burned into the pixels: it may name the patient")
     broken = [instance.damaged for instance in instances if instance.damaged]

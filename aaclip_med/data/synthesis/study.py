@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from aaclip_med.data.index import Case, write_index
-from aaclip_med.data.pairs import unique_names
 from aaclip_med.data.planes import plan_volume
 from aaclip_med.data.sampling import patient_of
+from aaclip_med.data.scans import unique_names
 from aaclip_med.data.slices import choose_preset, read_organ
 from aaclip_med.data.sources import read_source
 from aaclip_med.data.staging import staged_folder

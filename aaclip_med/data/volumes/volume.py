@@ -63,9 +63,10 @@ def is_image_file(path: str | Path) -> bool:
 
 
 def case_name(path: str | Path) -> str:
-    """The file name without its ending: ``a.b.nii.gz`` -> ``a.b``. An unknown ending is cut at the last dot."""
+    """The file name without its ending: ``a.b.nii.gz`` -> ``a.b``. An unknown ending is cut if it is letters (``.dcm``)."""
     name = Path(path).name
-    ending = next((ending for ending in ENDINGS if name.lower().endswith(ending)), Path(name).suffix)
+    suffix = Path(name).suffix if Path(name).suffix[1:].isalpha() else ""
+    ending = next((ending for ending in ENDINGS if name.lower().endswith(ending)), suffix)
     return name[: len(name) - len(ending)]
 
 

@@ -43,6 +43,7 @@ def make_slice(pixels: np.ndarray, **tags: Any) -> FileDataset:
         "PhotometricInterpretation": "MONOCHROME2", "BitsAllocated": bits, "BitsStored": bits, "HighBit": bits - 1,
         "PixelRepresentation": int(pixels.dtype.kind == "i"), "PixelSpacing": [0.9, 0.7], "SliceThickness": 2.5,
         "ImageOrientationPatient": list(AXIAL), "ImagePositionPatient": [0.0, 0.0, 0.0], "InstanceNumber": 1,
+        "RescaleSlope": 1, "RescaleIntercept": 0,
     }  # fmt: skip
     for keyword, given in {**defaults, **tags}.items():
         if given is not None:

@@ -86,6 +86,14 @@ def test_a_slope_of_zero_is_refused_by_its_file(save_series: SaveSeries) -> None
     assert series.refused == "003 has RescaleSlope 0; export it again"
 
 
+def test_a_ct_that_does_not_say_its_units_is_read_and_said_to(save_series: SaveSeries) -> None:
+    (series,) = list_series(save_series(RescaleIntercept=None, RescaleSlope=None))
+    assert any("may not be Hounsfield units" in problem for problem in series.problems)
+    for tags in ({"RescaleIntercept": -1024, "RescaleSlope": 1}, {"Modality": "MR"}):
+        (series,) = list_series(save_series(folder="other", **tags))
+        assert not any("Hounsfield" in problem for problem in series.problems)
+
+
 def test_a_slice_without_a_position_is_named(save_series: SaveSeries) -> None:
     (series,) = list_series(save_series(ImagePositionPatient=lambda n: [0, 0, n] if n != 1 else None))
     assert "no ImagePositionPatient in 1 of 5 slices, as in 004" in str(series.refused)

@@ -13,6 +13,7 @@ import pytest
 
 from aaclip_med.data.dicom import list_series, read_series
 from aaclip_med.data.index import read_index
+from aaclip_med.data.pairs import build_index
 from aaclip_med.data.slices import cut_case
 from aaclip_med.data.sources import find_sources, read_source
 from aaclip_med.data.volumes import read_mask
@@ -93,3 +94,18 @@ def test_a_row_may_name_a_dicom_file_whatever_its_name(save_series: Any, tmp_pat
     (tmp_path / "index.jsonl").write_text(json.dumps(row) + "\n")
     (case,) = read_index(tmp_path / "index.jsonl")
     np.testing.assert_array_equal(read_source(case.image_path).array, read_series(list_series([path])[0])[0].array)
+
+
+@pytest.mark.parametrize("layout", ["folders", "suffixes"])
+def test_a_folder_of_series_and_masks_becomes_an_index(save_series: Any, tmp_path: Path, layout: str) -> None:
+    images, masks = ("study/images", "study/masks") if layout == "folders" else ("study", "study")
+    for number, marked in ((7, True), (8, False)):
+        folder = save_series(folder=f"{images}/p.{number}", SeriesInstanceUID=f"1.2.{number}")[0].parent
+        volume = read_source(folder)
+        mask = np.zeros(volume.array.shape, np.uint8)
+        mask[1, 1, 1] = marked
+        place = tmp_path / masks / (f"p.{number}.nii.gz" if layout == "folders" else f"p.{number}_mask.nii.gz")
+        place.parent.mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(mask, volume.affine), place)
+    cases = build_index(tmp_path / "study", "liver-ct")
+    assert [(case.name, case.patient, case.label) for case in cases] == [("p.7", "p.7", 1), ("p.8", "p.8", 0)]
