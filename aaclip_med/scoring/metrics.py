@@ -12,7 +12,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from aaclip_med.errors import InputError
 
@@ -86,6 +85,8 @@ def auroc(labels: ArrayLike, scores: ArrayLike, noun: str = "images") -> Figure:
     Raises:
         InputError: the lengths differ, or a score is NaN or infinite.
     """
+    from sklearn.metrics import roc_auc_score  # slow to import, and a case is scored without it
+
     truth, values = _pair(labels, scores)
     reason = explain_missing_class(int(truth.sum()), int((~truth).sum()), noun)
     return Figure(math.nan, reason) if reason else Figure(float(roc_auc_score(truth, values)))
@@ -93,6 +94,8 @@ def auroc(labels: ArrayLike, scores: ArrayLike, noun: str = "images") -> Figure:
 
 def average_precision(labels: ArrayLike, scores: ArrayLike, noun: str = "images") -> Figure:
     """Image-level average precision of ``scores`` (N,) under ``labels`` (N,), by scikit-learn; see ``auroc``."""
+    from sklearn.metrics import average_precision_score
+
     truth, values = _pair(labels, scores)
     reason = explain_missing_class(int(truth.sum()), int((~truth).sum()), noun)
     return Figure(math.nan, reason) if reason else Figure(float(average_precision_score(truth, values)))

@@ -20,10 +20,10 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from aaclip_med.errors import InputError, OutputError
+from aaclip_med.scoring.colours import HEAT_COLOURS
 
 MOST_CASES = 100
 DPI = 110
-HEAT_COLOURS = "inferno"
 OUTLINE_COLOUR = "#3ddc97"
 FULL_ALPHA = 0.8
 """Opacity of the hottest pixel; it falls to 0 with the heat, so that the slice stays visible."""

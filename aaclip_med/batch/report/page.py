@@ -28,7 +28,7 @@ from aaclip_med.batch.report.preview import (
 from aaclip_med.batch.report.words import explain, list_facts, list_notices, say_share
 from aaclip_med.data.writing import atomic_path
 from aaclip_med.presets import PRESETS
-from aaclip_med.scoring.overview import HEAT_COLOURS
+from aaclip_med.scoring.colours import HEAT_COLOURS
 
 Row = Mapping[str, Any]
 

@@ -1,0 +1,4 @@
+"""The colours of heat, in every picture alike."""
+
+HEAT_COLOURS = "inferno"
+"""A colour table of matplotlib."""
