@@ -114,7 +114,8 @@ class HeatmapNetwork(nn.Module):
             tokens = step(tokens)
             if step.tapped:
                 normed = self.ln_post(tokens[:, 1:])
-                logits = compare_patches(functional.normalize(step.projection(normed), dim=-1).float(), self.anchors)
+                projected = step.projection(normed)  # type: ignore[operator]
+                logits = compare_patches(functional.normalize(projected, dim=-1).float(), self.anchors)
                 scores.append(logits[:, 1:] - logits[:, :1])
                 detection = functional.normalize(self.det_proj(normed), dim=-1).mean(dim=1)
         blurred = blur(torch.stack(scores).mean(dim=0), self.kernel_size, self.sigma)

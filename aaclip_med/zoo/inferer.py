@@ -37,9 +37,9 @@ class VolumeInferer(Inferer):  # type: ignore[misc]
             InputError: a volume does not suit the window, or no slice is left.
         """
         del args, kwargs
-        heat = torch.stack([self._draw(volume, network, inputs.device) for volume in to_volumes(inputs)])
+        heat: torch.Tensor = torch.stack([self._draw(volume, network, inputs.device) for volume in to_volumes(inputs)])
         if isinstance(inputs, MetaTensor):
-            return MetaTensor(heat, meta=inputs.meta, applied_operations=inputs.applied_operations)
+            heat = MetaTensor(heat, meta=inputs.meta, applied_operations=inputs.applied_operations)
         return heat
 
     def _draw(self, volume: Volume, network: Network, device: torch.device) -> torch.Tensor:
