@@ -179,8 +179,10 @@ def _limit_memory(dataset: Dataset) -> None:
         import resource
 
         size = _count_pixels(dataset) * (number(dataset, "BitsAllocated") or 16.0) / 8
-        hardest = resource.getrlimit(resource.RLIMIT_DATA)[1]
-        resource.setrlimit(resource.RLIMIT_DATA, (int(MEMORY + MEMORY_A_BYTE * size), hardest))
+        limit = int(MEMORY + MEMORY_A_BYTE * size)
+        most = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        limit = limit if most == resource.RLIM_INFINITY else min(limit, most)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, most))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 

@@ -99,3 +99,15 @@ def test_decoding_that_takes_too_long_is_given_up(guard: Guard, save_slice: Save
 def test_the_process_ends_when_its_parent_does() -> None:
     command = [sys.executable, "-m", "aaclip_med.data.dicom.guard"]
     subprocess.run(command, stdin=subprocess.DEVNULL, check=True, timeout=60)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limits")
+def test_a_parent_with_little_memory_decodes_too(save_slice: SaveSlice) -> None:
+    path = compress(save_slice("a", PIXELS), gdcm.TransferSyntax.JPEG2000Lossless)
+    program = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_DATA, (2**31, 2**31));"
+        "from pydicom import dcmread; from aaclip_med.data.dicom.guard import GUARD;"
+        "print(GUARD.decode(dcmread(sys.argv[1])).sum())"
+    )
+    run = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+    assert int(run.stdout) == PIXELS.sum()
