@@ -125,7 +125,7 @@ def _fetch(ray: Any, answer: Any) -> Any:
         return ray.get(answer)
     except ray.exceptions.RayError as error:
         reason = str(error).strip().splitlines()[-1][:200]
-        raise AaclipError(f"a Ray worker failed {RETRIES} times ({reason}); the same command goes on where it stopped") from None
+        raise AaclipError(f"a Ray worker failed ({reason}); the same command goes on where it stopped") from None
 
 
 def _check(failure: str | None) -> None:
@@ -142,7 +142,8 @@ def _connect(cluster: Cluster) -> Iterator[tuple[Any, int]]:
     except ImportError:
         raise InputError("--engine ray needs Ray: pip install 'aaclip-med[ray]'") from None
     try:
-        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR", include_dashboard=False if cluster.address is None else None)
+        dashboard = {} if cluster.address else {"include_dashboard": False}
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR", **dashboard)
     except (ConnectionError, ValueError) as error:
         raise InputError(f"no Ray cluster at {cluster.address}: {' '.join(str(error).split())[:120]}") from None
     try:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from aaclip_med.batch.account import Account
-from aaclip_med.batch.dicom_objects import write_measurements, write_parametric_map, write_segmentation
+from aaclip_med.batch.bids import BidsTree
+from aaclip_med.batch.dicom_objects import require_highdicom, write_measurements, write_parametric_map, write_segmentation
 from aaclip_med.batch.report.preview import draw_preview
 from aaclip_med.data.sources import Source
 from aaclip_med.data.volumes import Volume
@@ -34,7 +35,8 @@ class Outputs:
     """Which files a run writes.
 
     heatmap_format: of heatmap, mask and labels. bids: instead of these a BIDS derivatives tree. dicom_seg, dicom_pm, dicom_sr:
-    DICOM objects beside the source series. report: the page of all cases. preview_kb: what a case may take in it.
+    DICOM objects beside the source series; a report (sr) points to the segmentation, so it brings that along. report: the page
+    of all cases. preview_kb: what a case may take in it.
     """
 
     heatmap_format: str = "nii.gz"
@@ -53,16 +55,20 @@ class Outputs:
 class CaseWriter:
     """Writes the files of one case after another into ``out``."""
 
-    def __init__(self, out: Path, outputs: Outputs, account: Account, preset: Preset) -> None:
+    def __init__(self, out: Path, outputs: Outputs, account: Account, preset: Preset, source_root: Path | None = None) -> None:
+        """``source_root``: the BIDS data set that the scans are from, if they are.
+
+        Raises:
+            InputError: DICOM objects are wanted and highdicom is not installed.
+            OutputError: the folder cannot be written to.
+        """
         self.out = out
         self.outputs = outputs
         self.account = account
         self.preset = preset
-        self.tree: Any = None
-        if outputs.bids:
-            from aaclip_med.batch.bids import BidsTree
-
-            self.tree = BidsTree(out, account)
+        self.tree = BidsTree(out, account, source_root) if outputs.bids else None
+        if outputs.dicom_seg or outputs.dicom_pm or outputs.dicom_sr:
+            require_highdicom()
 
     def write(self, source: Source, volume: Volume, organ: Array | None, case: ScoredCase) -> tuple[list[Path], list[str]]:
         """The files that were written, and why DICOM objects could not be.
@@ -74,7 +80,7 @@ class CaseWriter:
         files = self._write_images(source, volume, case)
         problems = []
         for option, (name, write) in _OBJECTS.items():
-            if getattr(self.outputs, option):
+            if getattr(self.outputs, option) or (option == "dicom_seg" and self.outputs.dicom_sr):
                 path = self._place("dicom", f"{source.name}_{name}.dcm")
                 try:
                     write(path, source, volume, case, self.account)
@@ -91,8 +97,7 @@ class CaseWriter:
 
     def _write_images(self, source: Source, volume: Volume, case: ScoredCase) -> list[Path]:
         if self.tree is not None:
-            written: list[Path] = self.tree.add_case(source.name, source.path, volume, case)
-            return written
+            return self.tree.add_case(source.name, source.path, volume, case)
         images = {"heatmap": case.heatmap, "mask": (case.labels > 0).astype(np.uint8), "labels": case.labels}
         note = f"aaclip-med {'DEMONSTRATION; ' if self.account.demonstration else ''}{self.account.scale}"
         files = []

@@ -180,7 +180,7 @@ class Pipeline:
             return self._fail(case.source, case.organ, error)
         record = describe_case(case.source.name, volume, scored, self.marks)
         put_right = case.source.series.problems if case.source.series else ()
-        record["volume"]["flags"] = "; ".join((*put_right, *problems))
+        record["volume"]["flags"] = _hide_paths("; ".join((*put_right, *problems)), case.source, case.organ)
         seconds = time.perf_counter() - clock
         self.stages.add(writing=seconds)
         record["times"] = {"reading_s": round(case.reading_s, 3), "writing_s": round(seconds, 3)}
@@ -190,11 +190,18 @@ class Pipeline:
 
     def _fail(self, source: Source, organ: Path | None, error: AaclipError | MemoryError) -> Row:
         reason = str(error) or f"{source.path}: out of memory; score it on a larger machine"
-        record = describe_failure(source.name, reason, self.marks)
+        record = describe_failure(source.name, _hide_paths(reason, source, organ), self.marks)
         if not isinstance(error, StoppedError):
             self.ledger.keep(source, organ, record, [])
         row: Row = record["volume"]
         return row
+
+
+def _hide_paths(text: str, source: Source, organ: Path | None) -> str:
+    """Names of folders may name patients: of the case's own paths only the last part stays."""
+    for path in sorted({source.path, *source.files, *((organ,) if organ else ())}, key=lambda path: -len(str(path))):
+        text = text.replace(str(path), path.name)
+    return text
 
 
 @contextmanager

@@ -42,8 +42,8 @@ class Task:
     """What is done with every case.
 
     aim: where a candidate begins; None: the default of calibrated or uncalibrated scores. minimum_ml: the smallest
-    candidate. readers, writers: threads that read ahead and write behind; 0: by the number of cores. settings: options that
-    run.json repeats.
+    candidate. readers, writers: threads that read ahead and write behind; 0: by the number of cores. source_root: the BIDS
+    data set that the scans are from. settings: options that run.json repeats.
     """
 
     cutting: Cutting = field(default_factory=Cutting)
@@ -53,6 +53,7 @@ class Task:
     limits: Limits = field(default_factory=Limits)
     readers: int = 0
     writers: int = 0
+    source_root: Path | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -101,7 +102,7 @@ class Batch:
             model=(checkpoint.digest if checkpoint else predictor.detector.tower_hash)[:12],
             made=self.ledger.begun,
         )
-        self.writer = CaseWriter(self.out, task.outputs, self.account, predictor.preset)
+        self.writer = CaseWriter(self.out, task.outputs, self.account, predictor.preset, task.source_root)
         cores = os.cpu_count() or 1
         self.pipeline = Pipeline(
             predictor,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from aaclip_med.cli.options import add_cutting, add_model
@@ -48,7 +50,9 @@ def _add_outputs(command: argparse.ArgumentParser) -> None:
     group.add_argument("--bids", action="store_true", help="heatmaps and labels as a BIDS derivatives tree")
     group.add_argument("--dicom-seg", action="store_true", help="DICOM input: a segmentation of the candidates beside")
     group.add_argument("--dicom-pm", action="store_true", help="DICOM input: the heatmap as a parametric map beside")
-    group.add_argument("--dicom-sr", action="store_true", help="DICOM input: a measurement report of the candidates beside")
+    group.add_argument(
+        "--dicom-sr", action="store_true", help="DICOM input: a measurement report of the candidates, with their segmentation"
+    )
     group.add_argument("--no-report", action="store_true", help="no report.html")
     group.add_argument(
         "--progress", choices=("auto", "bar", "plain", "json", "none"), default="auto", help="default: a bar on a terminal"
@@ -106,6 +110,7 @@ def run_score(options: argparse.Namespace) -> int:
         Limits(options.case_seconds, megabytes),
         options.readers,
         options.writers,
+        _find_bids(options.inputs),
         list_options(options),
     )
     progress = choose_progress(options.progress)
@@ -119,6 +124,12 @@ def run_score(options: argparse.Namespace) -> int:
         cases = tally.done + tally.failed
         print(f"{tally.done} of {cases} cases scored, {tally.candidates} candidates; see {options.out}")
     return judge(tally.failed, tally.done)
+
+
+def _find_bids(inputs: Sequence[str]) -> Path | None:
+    """The BIDS data set among the inputs, where there is one only."""
+    roots = [Path(path) for path in inputs if (Path(path) / "dataset_description.json").is_file()]
+    return roots[0] if len(inputs) == len(roots) == 1 else None
 
 
 def make_aim(options: argparse.Namespace) -> Any:

@@ -88,7 +88,7 @@ def test_names_of_folders_stay_out_of_all_tables_but_one(scans: Path, tmp_path: 
     hidden = tmp_path / "DOE^JANE"
     scans.rename(hidden)
     out = tmp_path / "out"
-    assert main(["score", str(hidden / "case_00.nii.gz"), *DEMO, "--out", str(out)]) == 0
+    assert main(["score", str(hidden), *DEMO, "--out", str(out)]) == 3
     holding = {path.name for path in out.rglob("*") if path.is_file() and b"DOE^JANE" in path.read_bytes()}
     assert holding <= {"inputs.csv", "inputs.parquet"}
 
