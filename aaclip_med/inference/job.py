@@ -133,7 +133,7 @@ def _read(folder: Path, name: str, ijk_to_ras: list[list[float]] | None) -> Volu
     if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise InputError(f"{name}: an array needs ijk_to_ras, a regular 4x4 matrix of finite numbers")
     array = _load_array(path)
-    check_voxels(path, array)
+    check_voxels(Path(name), array)
     array = np.ascontiguousarray(array.T)
     if np.issubdtype(array.dtype, np.floating):
         array = array.astype(np.float32)

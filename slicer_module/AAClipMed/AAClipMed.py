@@ -16,15 +16,17 @@ from AAClipMedLib import heatmap as heatmap_view
 from AAClipMedLib.backends import BACKENDS, Backend
 from AAClipMedLib.batch import Batch, Task
 from AAClipMedLib.check import Finding
+from AAClipMedLib.desk import Desk
 from AAClipMedLib.geometry import find_ijk_to_ras, jump_to
-from AAClipMedLib.inputs import describe_item, find_organ, list_volumes, read_voxels
+from AAClipMedLib.inputs import list_volumes
 from AAClipMedLib.install import PACKAGE, Installation, list_missing
-from AAClipMedLib.jobs import DEVICES, PLANES, PRESETS, Job, Result, Settings
+from AAClipMedLib.jobs import DEVICES, PLANES, PRESETS, Settings
 from AAClipMedLib.phantoms import Drawing, Phantom, add_phantom
 from AAClipMedLib.remote import find_token
-from AAClipMedLib.results import Findings, add_findings, find_findings, redraw
+from AAClipMedLib.results import Findings, Found, Search, find_findings, show_found
+from AAClipMedLib.scoring import make_task
 from AAClipMedLib.words import describe_result
-from AAClipMedLib.work import Event, Work
+from AAClipMedLib.work import Work
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper
@@ -88,8 +90,6 @@ class AAClipMedWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic: AAClipMedLogic | None = None
         self._parameterNode: Any = None
         self._connection: Any = None
-        self._batch: Batch | None = None
-        self._afterwards: Callable[[], None] | None = None
         self._told: set[str] = set()
 
     # Setting up and leaving
@@ -102,10 +102,10 @@ class AAClipMedWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui = slicer.util.childWidgetVariables(panel)
         panel.setMRMLScene(slicer.mrmlScene)
         self.logic = AAClipMedLogic()
-        self._timer = qt.QTimer()
-        self._timer.setInterval(POLL_MS)
-        self._timer.connect("timeout()", self.onTick)
+        timer = qt.QTimer()
+        timer.setInterval(POLL_MS)
         ui = self.ui
+        self.desk = Desk(ui, timer, self.updateApply)
         ui.applyButton.connect("clicked(bool)", self.onApply)
         ui.phantomButton.connect("clicked(bool)", self.onPhantom)
         ui.checkButton.connect("clicked(bool)", self.onCheck)
@@ -128,7 +128,7 @@ class AAClipMedWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def cleanup(self) -> None:
         """Stop whatever runs."""
-        self._stopWork()
+        self.desk.clear()
         self.removeObservers()
         self._setParameterNode(None)
 
@@ -142,7 +142,7 @@ class AAClipMedWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneStartClose(self, _caller: Any = None, _event: Any = None) -> None:
         """The scene goes; so does work for it."""
-        self._stopWork()
+        self.desk.clear()
         self._setParameterNode(None)
 
     def onSceneEndClose(self, _caller: Any = None, _event: Any = None) -> None:
@@ -212,7 +212,7 @@ class AAClipMedWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def updateApply(self, _changed: Any = None) -> None:
         """Say whether Apply can be pressed, and why not."""
-        if self._batch is not None:
+        if self.desk.is_busy:
             return
         chosen = self._parameterNode
         ready = chosen is not None and (chosen.allVolumes or chosen.inputVolume is not None)
@@ -223,10 +223,8 @@ class AAClipMedWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onApply(self, _checked: bool = False) -> None:
         """Score, or cancel."""
-        if self._batch is not None:
-            self._batch.cancel()
-            self.ui.applyButton.enabled = False
-            self.ui.statusLabel.text = _("Cancelling")
+        if self.desk.is_busy:
+            self.desk.cancel()
             return
         with slicer.util.tryWithErrorDisplay(_("The scan cannot be scored."), waitCursor=False):
             self._writeSiteSettings()
@@ -243,7 +241,7 @@ class AAClipMedWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         chosen = self._parameterNode
         volumes = list_volumes(slicer.mrmlScene) if chosen.allVolumes else [chosen.inputVolume]
         settings, backend = self.makeSettings(), self.makeBackend()
-        self.startWork([self.logic.makeTask(volume, settings, backend, chosen.organ, self.showFindings) for volume in volumes])
+        self.desk.start([make_task(volume, settings, backend, chosen.organ, self.showFindings) for volume in volumes])
 
     def _mayTell(self, address: str) -> bool:
         if address not in self._told and not slicer.util.confirmOkCancelDisplay(
@@ -253,72 +251,6 @@ class AAClipMedWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return False
         self._told.add(address)
         return True
-
-    def startWork(self, tasks: list[Task], afterwards: Callable[[], None] | None = None) -> None:
-        """Begin tasks; Apply becomes Cancel. ``afterwards`` is called where all went well."""
-        self._batch = Batch(tasks)
-        self._afterwards = afterwards
-        ui = self.ui
-        ui.applyButton.text = _("Cancel")
-        ui.applyButton.enabled = True
-        ui.applyButton.toolTip = _("Stop. What is done already is kept.")
-        ui.progressBar.visible = True
-        ui.progressBar.value = 0
-        for button in (ui.phantomButton, ui.checkButton, ui.installButton):
-            button.enabled = False
-        self._timer.start()
-
-    def onTick(self) -> None:
-        """Hear what happened."""
-        batch = self._batch
-        if batch is None:
-            self._timer.stop()
-            return
-        for event in batch.poll():
-            self._hear(event)
-        if batch.is_over and self._batch is batch:
-            self._endWork(batch)
-
-    def _hear(self, event: Event) -> None:
-        if event.kind == "progress":
-            self.ui.progressBar.value = round(100 * event.share)
-            self.ui.statusLabel.text = event.text
-        else:
-            self.log(event.text)
-
-    def _endWork(self, batch: Batch) -> None:
-        self._resetWork()
-        afterwards, self._afterwards = self._afterwards, None
-        if batch.failures:
-            self.ui.statusLabel.text = _("Failed: {reason}").format(reason=batch.failures[0])
-            self.ui.logSection.collapsed = False
-            slicer.util.errorDisplay("\n".join(batch.failures[:10]), detailedText=self.ui.logText.toPlainText())
-        elif batch.is_cancelled:
-            self.ui.statusLabel.text = _("Cancelled")
-        else:
-            self.ui.statusLabel.text = _("Done")
-            if afterwards is not None:
-                afterwards()
-
-    def _stopWork(self) -> None:
-        if self._batch is not None:
-            self._batch.cancel()
-            self._resetWork()
-
-    def _resetWork(self) -> None:
-        self._timer.stop()
-        self._batch = None
-        ui = self.ui
-        ui.applyButton.text = _("Apply")
-        ui.progressBar.visible = False
-        for button in (ui.phantomButton, ui.checkButton, ui.installButton):
-            button.enabled = True
-        self.updateApply()
-
-    def log(self, text: str) -> None:
-        """Write into the log box."""
-        if text:
-            self.ui.logText.appendPlainText(f"{time.strftime('%H:%M:%S')}  {text}")
 
     # Packages, check, sample data
 
@@ -345,8 +277,8 @@ class AAClipMedWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         def make() -> Work:
             return Installation(backend.interpreter, backend.is_own, wheels or None, source)
 
-        self.startWork(
-            [Task(_("Packages"), make, lambda kept: self.log(_("Installed; kept {kept}").format(kept=kept)))], afterwards
+        self.desk.start(
+            [Task(_("Packages"), make, lambda kept: self.desk.log(_("Installed; kept {kept}").format(kept=kept)))], afterwards
         )
 
     def onCheck(self, _checked: bool = False) -> None:
@@ -354,12 +286,12 @@ class AAClipMedWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         with slicer.util.tryWithErrorDisplay(_("The check cannot be made."), waitCursor=False):
             backend, settings = self.makeBackend(), self.makeSettings()
             self.ui.logSection.collapsed = False
-            self.startWork([Task(_("Check"), lambda: backend.check(settings), self.showCheck)])
+            self.desk.start([Task(_("Check"), lambda: backend.check(settings), self.showCheck)])
 
     def showCheck(self, found: list[Finding]) -> None:
         """Write what the check found."""
         for finding in found:
-            self.log(str(finding))
+            self.desk.log(str(finding))
 
     def onPhantom(self, _checked: bool = False) -> None:
         """Draw a phantom for the preset."""
@@ -370,7 +302,7 @@ class AAClipMedWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self.install(self.onPhantom)
                 return
             seed = int(time.time()) % 1000
-            self.startWork(
+            self.desk.start(
                 [Task(_("Phantom"), lambda: Drawing(preset, seed, place.interpreter, place.is_own), self.showPhantom)]
             )
 
@@ -396,7 +328,7 @@ class AAClipMedWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def onHeatmap(self, _node: Any = None) -> None:
         """Another result is chosen: show its threshold, words and candidates."""
         findings = self.findFindings()
-        self.ui.redrawButton.enabled = findings is not None
+        self.ui.redrawButton.enabled = findings is not None and not self.desk.is_searching
         self.ui.segmentEditorButton.enabled = findings is not None
         if findings is None:
             self.ui.resultLabel.text = _("No result yet.")
@@ -452,8 +384,17 @@ class AAClipMedWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         findings = self.findFindings()
         if findings is None:
             return
-        with slicer.util.tryWithErrorDisplay(_("No candidates can be found."), waitCursor=True):
-            redraw(findings, self._parameterNode.threshold)
+        threshold = self._parameterNode.threshold
+        self.desk.search(
+            Task(_("Candidates"), lambda: Search(findings, threshold), lambda found: self.showFound(findings, found))
+        )
+
+    def showFound(self, findings: Findings, found: Found) -> None:
+        """Show the candidates of a search."""
+        if findings.heatmap.GetScene() is None:
+            return
+        show_found(findings, found)
+        if self._parameterNode is not None and self._parameterNode.heatmap is findings.heatmap:
             self._showCandidates(findings)
 
     def onSegmentEditor(self, _checked: bool = False) -> None:
@@ -474,32 +415,6 @@ class AAClipMedLogic(ScriptedLoadableModuleLogic):
         """The scene's choices."""
         return AAClipMedParameterNode(super().getParameterNode())
 
-    def makeTask(
-        self,
-        volume: slicer.vtkMRMLScalarVolumeNode,
-        settings: Settings,
-        backend: Backend,
-        organ: Any = None,
-        shown: Callable[[Findings], None] | None = None,
-    ) -> Task:
-        """The task that scores a volume and puts the result into the scene; ``shown`` hears of it."""
-        asked: dict[str, Any] = {}
-
-        def make() -> Work:
-            matrix: np.ndarray = find_ijk_to_ras(volume)
-            job = Job(read_voxels(volume), matrix, settings, find_organ(organ, volume))
-            asked.update(request=job.describe(), item=describe_item(volume))
-            return backend.score(job)
-
-        def finish(result: Result) -> None:
-            if volume.GetScene() is None:
-                raise ValueError(_("the scan was removed meanwhile; its result is dropped"))
-            findings = add_findings(volume, result, asked["request"], backend.describe(), asked["item"])
-            if shown is not None:
-                shown(findings)
-
-        return Task(volume.GetName(), make, finish)
-
     def score(
         self,
         volume: slicer.vtkMRMLScalarVolumeNode,
@@ -514,7 +429,7 @@ class AAClipMedLogic(ScriptedLoadableModuleLogic):
             RuntimeError: it failed; the message says why.
         """
         kept: list[Findings] = []
-        batch = Batch([self.makeTask(volume, settings, backend, organ, kept.append)])
+        batch = Batch([make_task(volume, settings, backend, organ, kept.append)])
         while not batch.is_over:
             for event in batch.poll():
                 if event.kind != "progress":

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from .mask import Mask, box
+
 _FORWARD = [step for step in product((-1, 0, 1), repeat=3) if step > (0, 0, 0)]
 """Half of the 26 neighbours (faces, edges, corners); the other half are the same pairs from the other side."""
 
@@ -20,7 +22,7 @@ class TooHotError(ValueError):
 
 def find_candidates(
     heatmap: np.ndarray, threshold: float, ijk_to_ras: np.ndarray, minimum_ml: float = 0.0
-) -> tuple[list[dict[str, Any]], np.ndarray]:
+) -> tuple[list[dict[str, Any]], Mask]:
     """Connected regions with heat at or above ``threshold``, hottest first, as ``result.json`` lists them, and their mask.
 
     Args:
@@ -30,23 +32,23 @@ def find_candidates(
         minimum_ml: smaller regions are left out.
 
     Returns:
-        The candidates (without slice ranges), and a (K, J, I) uint8 mask of their voxels.
+        The candidates (without slice ranges), and their voxels.
 
     Raises:
         TooHotError: more than ``MOST_VOXELS`` voxels are at or above the threshold.
     """
+    hot = _find_hot(heatmap, threshold)
     # In (I, J, K) order, as the package: where peaks tie, the first voxel counts.
-    heat = np.ascontiguousarray(heatmap.T)
-    hot = np.flatnonzero(heat.ravel() >= threshold)
-    if hot.size > MOST_VOXELS:
-        raise TooHotError(f"{hot.size} voxels are at or above {threshold:g}; take a higher threshold")
-    mask = np.zeros(heat.shape, dtype=np.uint8)
-    region = _label(hot, heat.shape)
+    places = np.stack(np.unravel_index(hot, heatmap.shape)[::-1], axis=1)
+    shape = heatmap.shape[::-1]
+    flat = np.ravel_multi_index(tuple(places.T), shape)
+    order = np.argsort(flat)
+    hot, places = hot[order], places[order]
+    region = _label(flat[order], places, shape)
     count = int(region.max()) + 1 if hot.size else 0
     voxels = np.bincount(region, minlength=count)
     voxel_ml = abs(float(np.linalg.det(ijk_to_ras[:3, :3]))) / 1000.0
-    values = heat.ravel()[hot].astype(np.float64)
-    places = np.stack(np.unravel_index(hot, heat.shape), axis=1)
+    values = heatmap.reshape(-1)[hot].astype(np.float64)
     order = np.lexsort((np.arange(hot.size), -values, region))
     peak_at = order[np.searchsorted(region[order], np.arange(count))]
     centroids = (
@@ -54,7 +56,6 @@ def find_candidates(
     )
     means = np.bincount(region, values, count) / np.maximum(voxels, 1)
     kept = [int(one) for one in np.lexsort((-voxels, -values[peak_at])) if voxels[one] * voxel_ml >= minimum_ml]
-    mask.ravel()[hot[np.isin(region, kept)]] = 1
     candidates = [
         {
             "id": number,
@@ -68,15 +69,28 @@ def find_candidates(
         }
         for number, one in enumerate(kept, start=1)
     ]
-    return candidates, np.ascontiguousarray(mask.T)
+    return candidates, box(hot[np.isin(region, kept)], heatmap.shape)
 
 
-def _label(hot: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The region, from 0, of each hot voxel (sorted flat indices): neighbours take the lowest label until nothing changes."""
+def _find_hot(heatmap: np.ndarray, threshold: float) -> np.ndarray:
+    """The flat indices, ascending, found slice by slice: each step is short, so other threads come to their turn."""
+    found, count = [], 0
+    for number, part in enumerate(heatmap):
+        found.append(number * part.size + np.flatnonzero(part >= threshold))
+        count += found[-1].size
+        if count > MOST_VOXELS:
+            raise TooHotError(f"more than {MOST_VOXELS} voxels are at or above {threshold:g}; take a higher threshold")
+    return np.concatenate(found)
+
+
+def _label(hot: np.ndarray, places: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The region, from 0, of each hot voxel: neighbours take the lowest label until nothing changes.
+
+    ``hot``: flat indices, ascending; ``places``: the same as indices along each axis of ``shape``.
+    """
     label = np.arange(hot.size)
     if not hot.size:
         return label
-    places = np.stack(np.unravel_index(hot, shape), axis=1)
     pairs = []
     for step in _FORWARD:
         beside = places + step

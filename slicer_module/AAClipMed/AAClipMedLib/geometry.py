@@ -42,6 +42,17 @@ def find_transform_to_world(node: slicer.vtkMRMLTransformableNode) -> np.ndarray
     return slicer.util.arrayFromVTKMatrix(matrix)
 
 
+def find_transform_between(source: slicer.vtkMRMLTransformableNode, target: slicer.vtkMRMLTransformableNode) -> np.ndarray:
+    """(4, 4), the one node's own frame to the other's.
+
+    Raises:
+        GeometryError: they are under different transforms, and one is not linear.
+    """
+    if source.GetTransformNodeID() == target.GetTransformNodeID():
+        return np.eye(4)
+    return np.linalg.inv(find_transform_to_world(target)) @ find_transform_to_world(source)
+
+
 def move_to_world(node: slicer.vtkMRMLTransformableNode, point: Sequence[float]) -> Point:
     """A point of the node's own frame, in the world. Parent transforms may warp."""
     transform = vtk.vtkGeneralTransform()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import slicer
+import vtk
+from vtk.util.numpy_support import numpy_to_vtk
 
 from .colours import find_colours
 from .geometry import find_ijk_to_ras, place_like
@@ -12,31 +14,38 @@ _TOP = 1e30
 
 
 def add_heatmap(
-    volume: slicer.vtkMRMLScalarVolumeNode, heat: np.ndarray, name: str, sent: np.ndarray
+    volume: slicer.vtkMRMLScalarVolumeNode, heat: np.ndarray, name: str, sent: np.ndarray, threshold: float
 ) -> slicer.vtkMRMLScalarVolumeNode:
     """A volume of (K, J, I) heat on the input's own grid, whatever it is: oblique, left-handed, sheared, transformed.
+
+    The threshold lies in the middle of its colours; 1 is the top. Values below the threshold are see-through.
 
     ``sent``: the matrix (IJK to RAS) that went out with the voxels. It counts where the node shows another grid by now, as a
     sequence that has moved on does.
     """
-    node = volume.GetScene().AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    scene = volume.GetScene()
+    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
     node.CopyOrientation(volume)
     if not np.allclose(find_ijk_to_ras(volume), sent, atol=1e-6):
         node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(sent))
-    slicer.util.updateVolumeFromArray(node, heat)
     place_like(node, volume)
+    # Fixed before there are voxels: an automatic window would be found by a histogram of the whole volume, twice.
+    display = scene.AddNewNodeByClass("vtkMRMLScalarVolumeDisplayNode")
+    display.SetAndObserveColorNodeID(find_colours(scene).GetID())
+    display.AutoWindowLevelOff()
+    display.SetWindowLevelMinMax(*find_colour_range(threshold))
+    node.SetAndObserveDisplayNodeID(display.GetID())
+    set_threshold(node, threshold)
+    node.SetAndObserveImageData(_wrap(heat))
     return node
 
 
-def colour_heatmap(node: slicer.vtkMRMLScalarVolumeNode, threshold: float) -> None:
-    """Give the heatmap its colours. The threshold lies in their middle; 1 is the top. Values below are see-through."""
-    node.CreateDefaultDisplayNodes()
-    display = node.GetDisplayNode()
-    display.SetAndObserveColorNodeID(find_colours(node.GetScene()).GetID())
-    display.AutoWindowLevelOff()
-    low, high = find_colour_range(threshold)
-    display.SetWindowLevelMinMax(low, high)
-    set_threshold(node, threshold)
+def _wrap(heat: np.ndarray) -> vtk.vtkImageData:
+    """(K, J, I) heat as VTK's image, which takes the array's own memory: a copy of a large one takes too long here."""
+    image = vtk.vtkImageData()
+    image.SetDimensions(*heat.shape[::-1])
+    image.GetPointData().SetScalars(numpy_to_vtk(heat.reshape(-1)))
+    return image
 
 
 def find_colour_range(threshold: float) -> tuple[float, float]:

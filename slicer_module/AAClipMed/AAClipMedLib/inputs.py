@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from itertools import product
+from collections.abc import Callable
 
 import numpy as np
 import slicer
 import vtk
+from vtk.util.numpy_support import vtk_to_numpy
 
-from .geometry import GeometryError, find_ijk_to_ras, find_transform_to_world
+from .geometry import GeometryError, find_ijk_to_ras, find_transform_between
+from .organs import Source
+
+Organ = Callable[[], np.ndarray]
+"""Draws a mask: (K, J, I) uint8 on the volume's grid, 1 inside."""
 
 
 def read_voxels(volume: slicer.vtkMRMLScalarVolumeNode) -> np.ndarray:
@@ -33,73 +38,62 @@ def describe_item(volume: slicer.vtkMRMLVolumeNode) -> str:
     return ""
 
 
-def find_organ(node: slicer.vtkMRMLNode | None, volume: slicer.vtkMRMLScalarVolumeNode) -> np.ndarray | None:
-    """(K, J, I) uint8 on the volume's grid, 1 inside: the visible segments, a labelmap's labels, or a ROI's box.
+def find_organ(node: slicer.vtkMRMLNode | None, volume: slicer.vtkMRMLScalarVolumeNode) -> Organ | None:
+    """What gives the mask on the volume's grid: the visible segments, a labelmap's labels, or a ROI's box.
+
+    Here only places and references are read; the mask of a large volume takes seconds, in the thread that asks for it.
 
     Raises:
-        GeometryError: nothing of it lies in the volume, or it cannot be brought onto the grid.
+        GeometryError: it cannot be brought onto the grid; asked for the mask: nothing of it lies in the volume.
     """
     if node is None:
         return None
     if node.IsA("vtkMRMLMarkupsROINode"):
-        mask = _fill_roi(node, volume)
+        sources = [_read_roi(node, volume)]
     elif node.IsA("vtkMRMLSegmentationNode"):
-        mask = _draw_segments(node, volume)
+        sources = _read_segments(node, volume)
     else:
-        mask = _resample_labels(node, volume)
-    if not mask.any():
-        raise GeometryError(f"{node.GetName()} does not reach into {volume.GetName()}; nothing would be scored")
-    return mask
+        to_labels = np.linalg.inv(find_ijk_to_ras(node)) @ find_transform_between(volume, node)
+        sources = [Source(to_labels @ find_ijk_to_ras(volume), labels=slicer.util.arrayFromVolume(node))]
+    shape, missed = slicer.util.arrayFromVolume(volume).shape, f"{node.GetName()} does not reach into {volume.GetName()}"
 
-
-def _draw_segments(segmentation: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLScalarVolumeNode) -> np.ndarray:
-    display = segmentation.GetDisplayNode()
-    all_segments = segmentation.GetSegmentation().GetSegmentIDs()
-    visible = [one for one in all_segments if display is None or display.GetSegmentVisibility(one)]
-    mask = np.zeros(slicer.util.arrayFromVolume(volume).shape, dtype=np.uint8)
-    for segment in visible:
-        mask |= (slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, segment, volume) > 0).astype(np.uint8)
-    return mask
-
-
-def _resample_labels(labels: slicer.vtkMRMLLabelMapVolumeNode, volume: slicer.vtkMRMLScalarVolumeNode) -> np.ndarray:
-    array = slicer.util.arrayFromVolume(labels)
-    same_grid = array.shape == slicer.util.arrayFromVolume(volume).shape and np.allclose(
-        find_ijk_to_ras(labels), find_ijk_to_ras(volume), atol=1e-4
-    )
-    if same_grid and labels.GetTransformNodeID() == volume.GetTransformNodeID():
-        return (array > 0).astype(np.uint8)
-    scene = volume.GetScene()
-    segmentation = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "AAClipMed organ")
-    try:
-        segmentation.SetAndObserveTransformNodeID(labels.GetTransformNodeID())
-        slicer.vtkSlicerSegmentationsModuleLogic.ImportLabelmapToSegmentationNode(labels, segmentation)
-        return _draw_segments(segmentation, volume)
-    finally:
-        scene.RemoveNode(segmentation)
-
-
-def _fill_roi(roi: slicer.vtkMRMLMarkupsROINode, volume: slicer.vtkMRMLScalarVolumeNode) -> np.ndarray:
-    box_to_node = slicer.util.arrayFromVTKMatrix(roi.GetObjectToNodeMatrix())
-    volume_to_world = find_transform_to_world(volume) @ find_ijk_to_ras(volume)
-    ijk_to_box = np.linalg.inv(find_transform_to_world(roi) @ box_to_node) @ volume_to_world
-    half = np.asarray(roi.GetSize()) / 2.0
-    shape = slicer.util.arrayFromVolume(volume).shape
-    mask = np.zeros(shape, dtype=np.uint8)
-    corners = np.array([[*(half * signs), 1.0] for signs in product((-1, 1), repeat=3)])
-    reach = (corners @ np.linalg.inv(ijk_to_box).T)[:, :3]
-    first = np.clip(np.floor(reach.min(axis=0)), 0, None).astype(int)
-    last = np.minimum(np.ceil(reach.max(axis=0)).astype(int), np.array(shape[::-1]) - 1)
-    if (last < first).any():
+    def draw() -> np.ndarray:
+        mask = np.zeros(shape, dtype=np.uint8)
+        for source in sources:
+            source.draw(mask)
+        if not mask.any():
+            raise GeometryError(f"{missed}; nothing would be scored")
         return mask
-    i, j, k = (np.arange(a, b + 1, dtype=np.float32) for a, b in zip(first, last, strict=True))
-    inside = np.ones((len(k), len(j), len(i)), dtype=bool)
-    for axis in range(3):
-        a, b, c, origin = ijk_to_box[axis]
-        place = (c * k)[:, None, None] + (b * j)[None, :, None] + (a * i)[None, None, :] + origin
-        inside &= np.abs(place) <= half[axis] + 1e-4
-    mask[first[2] : last[2] + 1, first[1] : last[1] + 1, first[0] : last[0] + 1] = inside
-    return mask
+
+    return draw
+
+
+def _read_roi(roi: slicer.vtkMRMLMarkupsROINode, volume: slicer.vtkMRMLScalarVolumeNode) -> Source:
+    to_box = np.linalg.inv(slicer.util.arrayFromVTKMatrix(roi.GetObjectToNodeMatrix()))
+    return Source(to_box @ find_transform_between(volume, roi) @ find_ijk_to_ras(volume), half=np.asarray(roi.GetSize()) / 2.0)
+
+
+def _read_segments(node: slicer.vtkMRMLSegmentationNode, volume: slicer.vtkMRMLScalarVolumeNode) -> list[Source]:
+    segments, display = node.GetSegmentation(), node.GetDisplayNode()
+    kind = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+    sources = []
+    for name in segments.GetSegmentIDs():
+        if display is not None and not display.GetSegmentVisibility(name):
+            continue
+        segment = segments.GetSegment(name)
+        image = segment.GetRepresentation(kind)
+        if image is None:
+            raise GeometryError(f"{node.GetName()} holds surfaces alone; create its binary labelmap (Segmentations module)")
+        if image.GetNumberOfPoints() == 0:
+            continue
+        to_world = vtk.vtkMatrix4x4()
+        image.GetImageToWorldMatrix(to_world)
+        first = image.GetExtent()[::2]
+        labels = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(image.GetDimensions()[::-1])
+        to_image = np.linalg.inv(slicer.util.arrayFromVTKMatrix(to_world)) @ find_transform_between(volume, node)
+        to_image[:3, 3] -= first
+        sources.append(Source(to_image @ find_ijk_to_ras(volume), labels=labels, value=segment.GetLabelValue()))
+    return sources
 
 
 def list_volumes(scene: slicer.vtkMRMLScene) -> list[slicer.vtkMRMLScalarVolumeNode]:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from .candidates import TooHotError, find_candidates
+from .mask import Mask, cut
 
 PRESETS = ("brain-mri", "liver-ct", "retinal-oct")
 PLANES = ("preset", "axial", "coronal", "sagittal", "native", "all")
@@ -33,12 +39,17 @@ class Settings:
 
 @dataclass(frozen=True)
 class Job:
-    """One volume to score. voxels: (K, J, I). organ: the same shape, above 0 inside, or None."""
+    """One volume to score. voxels: (K, J, I). organ: the same shape, above 0 inside; what draws it; or None."""
 
     voxels: np.ndarray
     ijk_to_ras: np.ndarray
     settings: Settings
-    organ: np.ndarray | None = None
+    organ: np.ndarray | Callable[[], np.ndarray] | None = None
+
+    @cached_property
+    def mask(self) -> np.ndarray | None:
+        """The organ, drawn in the thread that first asks."""
+        return self.organ() if callable(self.organ) else self.organ
 
     def describe(self, remote: bool = False) -> dict[str, Any]:
         """The request. A server chooses its own device and names its own adapters and weights."""
@@ -63,10 +74,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """What came back. heatmap: (K, J, I) float32. account: ``result.json`` as it is."""
+    """What came back. heatmap: (K, J, I) float32. account: ``result.json`` as it is. job: what was asked for."""
 
     heatmap: np.ndarray
     account: dict[str, Any]
+    job: Job | None = None
 
     @property
     def threshold(self) -> float:
@@ -78,6 +90,14 @@ class Result:
         """Whether heat is the fraction of normal voxels below, and a p-value exists."""
         return bool(self.account.get("run", {}).get("calibrated"))
 
+    @cached_property
+    def mask(self) -> Mask:
+        """The candidates' voxels; where far too much is hot, of all that is. Found once, in the thread that did the job."""
+        if self.job is not None and self.job.settings.minimum_ml > 0.0:
+            with suppress(TooHotError):
+                return find_candidates(self.heatmap, self.threshold, self.job.ijk_to_ras, self.job.settings.minimum_ml)[1]
+        return cut(self.heatmap, self.threshold)
+
 
 class ResultError(ValueError):
     """What came back is not what was asked for."""
@@ -86,8 +106,8 @@ class ResultError(ValueError):
 def write_job(folder: Path, job: Job) -> None:
     """Write the volume, the organ and ``request.json``."""
     np.save(folder / "volume.npy", job.voxels)
-    if job.organ is not None:
-        np.save(folder / "organ.npy", job.organ)
+    if job.mask is not None:
+        np.save(folder / "organ.npy", job.mask)
     write_request(folder, job.describe())
 
 
@@ -96,8 +116,8 @@ def write_request(folder: Path, request: dict[str, Any]) -> None:
     (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
 
 
-def read_result(folder: Path, shape: tuple[int, ...]) -> Result:
-    """Read ``heatmap.npy`` and ``result.json``; ``shape`` is the volume's (K, J, I).
+def read_result(folder: Path, job: Job) -> Result:
+    """Read ``heatmap.npy`` and ``result.json`` of a job, and find the mask.
 
     Raises:
         ResultError: one is missing or damaged, or the heatmap lies on another grid.
@@ -107,8 +127,10 @@ def read_result(folder: Path, shape: tuple[int, ...]) -> Result:
         account = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, EOFError) as error:
         raise ResultError(f"the results cannot be read ({error}); run it again, and look at the log below") from None
-    if heatmap.shape != tuple(shape):
-        raise ResultError(f"the heatmap's shape is {heatmap.shape}, the volume's {tuple(shape)} (K, J, I)")
+    if heatmap.shape != job.voxels.shape:
+        raise ResultError(f"the heatmap's shape is {heatmap.shape}, the volume's {job.voxels.shape} (K, J, I)")
     if not isinstance(account, dict) or not {"score", "threshold", "candidates"} <= set(account):
         raise ResultError("result.json lacks the score, the threshold or the candidates; are both sides of one version?")
-    return Result(np.ascontiguousarray(heatmap, dtype=np.float32), account)
+    result = Result(np.ascontiguousarray(heatmap, dtype=np.float32), account, job)
+    _ = result.mask
+    return result

@@ -63,7 +63,7 @@ class Body:
         boundary = uuid.uuid4().hex
         self.content_type = f"multipart/form-data; boundary={boundary}"
         self._path = folder / "upload"
-        arrays = {"volume": job.voxels} | ({"organ": job.organ} if job.organ is not None else {})
+        arrays = {"volume": job.voxels} | ({"organ": job.mask} if job.mask is not None else {})
         with self._path.open("wb") as file:
             file.write(_head(boundary, 'name="request"', "application/json"))
             file.write(json.dumps(job.describe(remote=True)).encode() + b"\r\n")
@@ -108,7 +108,7 @@ class RemoteJob(Work):
                 for end, file in (("heatmap", "heatmap.npy"), ("result", "result.json")):
                     self.tell(1.0, "fetching the results")
                     self._ask("GET", f"{path}/{end}", into=folder / file)
-                return read_result(folder, self.job.voxels.shape)
+                return read_result(folder, self.job)
             except Cancelled:
                 self._withdraw(path)
                 raise

@@ -15,11 +15,13 @@ import slicer
 from .candidates import find_candidates
 from .findings import add_peaks, add_table, fill_peaks, fill_table, read_table
 from .geometry import Point, find_ijk_to_ras, move_to_world
-from .heatmap import add_heatmap, colour_heatmap, set_threshold
+from .heatmap import add_heatmap, set_threshold
 from .hierarchy import file_under
 from .jobs import Result
+from .mask import Mask
 from .provenance import PREFIX, list_facts, mark, read_facts
 from .segmentation import add_segmentation, draw_mask
+from .work import Work
 
 _PARTS = ("segmentation", "table", "peaks")
 
@@ -86,15 +88,13 @@ def add_findings(
     scene = volume.GetScene()
     title = f"{volume.GetName()} {item}".strip()
     sent = np.asarray(request["ijk_to_ras"], dtype=float)
-    mask = _draw(result.heatmap, result.threshold, sent, float(request.get("minimum_ml") or 0.0))
     candidates = list(result.account["candidates"])
-    heatmap = add_heatmap(volume, result.heatmap, _name(scene, f"{title} heatmap"), sent)
-    colour_heatmap(heatmap, result.threshold)
+    heatmap = add_heatmap(volume, result.heatmap, _name(scene, f"{title} heatmap"), sent, result.threshold)
     lined_up = np.allclose(find_ijk_to_ras(volume), find_ijk_to_ras(heatmap), atol=1e-6)
     findings = Findings(
         heatmap,
         add_segmentation(
-            volume if lined_up else heatmap, mask, _name(scene, f"{title} lesion candidates"), str(request.get("preset"))
+            volume if lined_up else heatmap, result.mask, _name(scene, f"{title} lesion candidates"), str(request.get("preset"))
         ),
         add_table(scene, candidates, _name(scene, f"{title} candidates table")),
         add_peaks(heatmap, candidates, _name(scene, f"{title} peaks")),
@@ -109,28 +109,50 @@ def add_findings(
     return findings
 
 
+@dataclass(frozen=True)
+class Found:
+    """The candidates at another threshold, and their voxels."""
+
+    threshold: float
+    candidates: list[dict[str, Any]]
+    mask: Mask
+
+
+class Search(Work):
+    """Finds the candidates of a result at another threshold; it takes seconds where much of a large volume is hot."""
+
+    def __init__(self, findings: Findings, threshold: float) -> None:
+        super().__init__()
+        settings = json.loads(findings.heatmap.GetAttribute(PREFIX + "settings") or "{}")
+        self._minimum_ml = float(settings.get("minimum_ml") or 0.0)
+        self._heat = slicer.util.arrayFromVolume(findings.heatmap)
+        self._ijk_to_ras = find_ijk_to_ras(findings.heatmap)
+        self._threshold = threshold
+
+    def do(self) -> Found:
+        """The candidates. Raises TooHotError where too much is at or above the threshold."""
+        self.tell(0.0, "finding candidates")
+        candidates, mask = find_candidates(self._heat, self._threshold, self._ijk_to_ras, self._minimum_ml)
+        return Found(self._threshold, candidates, mask)
+
+
+def show_found(findings: Findings, found: Found) -> None:
+    """Bring all nodes up to date with a search."""
+    set_threshold(findings.heatmap, found.threshold)
+    draw_mask(findings.segmentation, found.mask, findings.heatmap)
+    fill_table(findings.table, found.candidates)
+    fill_peaks(findings.peaks, found.candidates)
+    for node in findings.nodes:
+        node.SetAttribute(PREFIX + "threshold", json.dumps(found.threshold))
+
+
 def redraw(findings: Findings, threshold: float) -> None:
-    """Find the candidates again at another threshold and bring all nodes up to date.
+    """Find the candidates again at another threshold and bring all nodes up to date; for scripts, it waits.
 
     Raises:
         TooHotError: too much is at or above it; nothing is changed.
     """
-    settings = json.loads(findings.heatmap.GetAttribute(PREFIX + "settings") or "{}")
-    heat = slicer.util.arrayFromVolume(findings.heatmap)
-    minimum_ml = float(settings.get("minimum_ml") or 0.0)
-    candidates, mask = find_candidates(heat, threshold, find_ijk_to_ras(findings.heatmap), minimum_ml)
-    set_threshold(findings.heatmap, threshold)
-    draw_mask(findings.segmentation, mask, findings.heatmap)
-    fill_table(findings.table, candidates)
-    fill_peaks(findings.peaks, candidates)
-    for node in findings.nodes:
-        node.SetAttribute(PREFIX + "threshold", json.dumps(threshold))
-
-
-def _draw(heat: np.ndarray, threshold: float, ijk_to_ras: np.ndarray, minimum_ml: float) -> np.ndarray:
-    if minimum_ml > 0.0:
-        return find_candidates(heat, threshold, ijk_to_ras, minimum_ml)[1]
-    return (heat >= threshold).astype(np.uint8)
+    show_found(findings, Search(findings, threshold).do())
 
 
 def _name(scene: slicer.vtkMRMLScene, wanted: str) -> str:

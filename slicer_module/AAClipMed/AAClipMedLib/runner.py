@@ -59,7 +59,7 @@ class LocalJob(LocalWork):
                 self.tell(0.0, note)
                 self.log(note)
                 write_request(folder, request)
-            return read_result(folder, self.job.voxels.shape)
+            return read_result(folder, self.job)
 
     def _attempt(self, folder: Path) -> str | None:
         outcome: dict[str, Any] = {}

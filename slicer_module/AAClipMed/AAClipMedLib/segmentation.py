@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import slicer
+from vtk.util.numpy_support import numpy_to_vtk
 
-from .geometry import place_like
+from .geometry import find_ijk_to_ras, place_like
+from .mask import Mask
 
 SEGMENT = "lesion_candidates"
 
@@ -24,9 +25,9 @@ def name_terms(preset: str) -> str:
 
 
 def add_segmentation(
-    volume: slicer.vtkMRMLScalarVolumeNode, mask: np.ndarray, name: str, preset: str
+    volume: slicer.vtkMRMLScalarVolumeNode, mask: Mask, name: str, preset: str
 ) -> slicer.vtkMRMLSegmentationNode:
-    """A segmentation of one segment from a (K, J, I) mask on the volume's grid."""
+    """A segmentation of one segment from a mask on the volume's grid."""
     node = volume.GetScene().AddNewNodeByClass("vtkMRMLSegmentationNode", name)
     node.CreateDefaultDisplayNodes()
     node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
@@ -35,14 +36,25 @@ def add_segmentation(
     segment.SetName("Lesion candidates")
     segment.SetColor(0.95, 0.35, 0.25)
     segment.SetTerminology(name_terms(preset))
+    # Given along with the segment the image is taken as it is; the segmentations' logic would copy it.
+    kind = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+    segment.AddRepresentation(kind, _wrap(mask, volume))
     node.GetSegmentation().AddSegment(segment, SEGMENT)
-    draw_mask(node, mask, volume)
     display = node.GetDisplayNode()
     display.SetVisibility2DFill(False)
     display.SetVisibility2DOutline(True)
     return node
 
 
-def draw_mask(node: slicer.vtkMRMLSegmentationNode, mask: np.ndarray, volume: slicer.vtkMRMLScalarVolumeNode) -> None:
-    """Replace the segment by a (K, J, I) mask on the volume's grid."""
-    slicer.util.updateSegmentBinaryLabelmapFromArray(np.ascontiguousarray(mask, dtype=np.uint8), node, SEGMENT, volume)
+def draw_mask(node: slicer.vtkMRMLSegmentationNode, mask: Mask, volume: slicer.vtkMRMLScalarVolumeNode) -> None:
+    """Replace the segment by a mask on the volume's grid; what is made of it, such as surfaces, is made anew."""
+    slicer.vtkSlicerSegmentationsModuleLogic.SetBinaryLabelmapToSegment(_wrap(mask, volume), node, SEGMENT)
+
+
+def _wrap(mask: Mask, volume: slicer.vtkMRMLScalarVolumeNode) -> slicer.vtkOrientedImageData:
+    """The mask as an image that takes its memory, in the volume's own frame."""
+    image = slicer.vtkOrientedImageData()
+    image.SetExtent(*mask.extent)
+    image.GetPointData().SetScalars(numpy_to_vtk(mask.voxels.reshape(-1)))
+    image.SetImageToWorldMatrix(slicer.util.vtkMatrixFromArray(find_ijk_to_ras(volume)))
+    return image
