@@ -10,7 +10,7 @@ from aaclip_med.data.dicom import looks_like_dicom
 from aaclip_med.data.index import Case, join
 from aaclip_med.data.scans import MASK_SUFFIXES, mask_stem
 from aaclip_med.data.sources import read_source
-from aaclip_med.data.volumes import case_name, find_images, is_image_file, read_mask
+from aaclip_med.data.volumes import case_name, find_images, is_image_file, is_visible, read_mask
 from aaclip_med.errors import InputError
 from aaclip_med.presets import get_preset
 
@@ -65,10 +65,12 @@ def _list_scans(folder: Path) -> list[Path]:
     """Image files, and folders in which DICOM files lie, to the bottom.
 
     Raises:
-        InputError: there is neither.
+        InputError: there is neither, or DICOM files lie in ``folder`` itself.
     """
-    files = [file for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".")]
-    series = {file.parent for file in files if not is_image_file(file) and looks_like_dicom(file)} - {folder}
+    files = [file for file in folder.rglob("*") if is_visible(file.relative_to(folder)) and file.is_file()]
+    series = {file.parent for file in files if not is_image_file(file) and looks_like_dicom(file)}
+    if folder in series:
+        raise InputError(f"{folder}: DICOM files right in it; put each series into a folder of its own, named as its mask")
     return sorted(series) + (find_images([folder]) if not series or any(map(is_image_file, files)) else [])
 
 

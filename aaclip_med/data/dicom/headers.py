@@ -20,6 +20,7 @@ from typing import Any
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.uid import UID, AllTransferSyntaxes, ImplicitVRLittleEndian
 
 from aaclip_med.errors import InputError
 
@@ -192,6 +193,15 @@ def sequence(dataset: Dataset, keyword: str) -> list[Dataset]:
     """The items of a sequence; none where it is missing."""
     found = value(dataset, keyword)
     return list(found) if found is not None and _is_list(found) else []
+
+
+def transfer_syntax(header: Dataset) -> UID | None:
+    """How the pixels are encoded (PS3.5 10); implicit little endian where nothing is said, None where it is not known."""
+    meta = getattr(header, "file_meta", None)
+    found = text(meta, "TransferSyntaxUID") if meta is not None else ""
+    if not found:
+        return ImplicitVRLittleEndian
+    return next((syntax for syntax in AllTransferSyntaxes if syntax == found), None)
 
 
 def _is_list(found: Any) -> bool:

@@ -58,7 +58,9 @@ def split_frames(frames: list[Frame], problems: list[str]) -> list[Part]:
         groups = [group for group in groups if len(group) >= _FEWEST_SLICES]
         if small:
             count = sum(map(len, small))
-            problems.append(f"{count_slices(count)} of another direction or size left out: like a localiser")
+            problems.append(
+                f"{count_slices(count)} of another direction, size or frame of reference left out: like a localiser"
+            )
         if len(groups) > 1:
             problems.append(f"slices in {len(groups)} directions, sizes, spacings or frames of reference: one volume each")
     parts = []

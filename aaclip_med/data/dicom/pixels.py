@@ -18,10 +18,10 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, RLELossless
 
 from aaclip_med.arrays import make_array
-from aaclip_med.data.dicom.frames import Frame, transfer_syntax
+from aaclip_med.data.dicom.frames import Frame
 from aaclip_med.data.dicom.geometry import SAME_POSITION_MM, Array, Grid
 from aaclip_med.data.dicom.guard import GUARD, decode_here
-from aaclip_med.data.dicom.headers import number, numbers, read_with_pixels, sequence, value
+from aaclip_med.data.dicom.headers import number, numbers, read_with_pixels, sequence, transfer_syntax, value
 from aaclip_med.errors import InputError
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from aaclip_med.data.dicom.frames import MAX_BYTES, Frame
+from aaclip_med.data.dicom.exclusions import MAX_BYTES
+from aaclip_med.data.dicom.frames import Frame
 from aaclip_med.data.dicom.geometry import (
     MAX_IN_PLANE_SHIFT,
     Array,

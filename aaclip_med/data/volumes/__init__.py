@@ -18,6 +18,7 @@ from aaclip_med.data.volumes.volume import (
     case_name,
     find_images,
     is_image_file,
+    is_visible,
 )
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "check_voxels",
     "find_images",
     "is_image_file",
+    "is_visible",
     "read_mask",
     "read_volume",
 ]

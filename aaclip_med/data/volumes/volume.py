@@ -79,7 +79,7 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     found: dict[Path, Path] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            inside = [p for p in path.rglob("*") if _is_visible(p.relative_to(path)) and is_image_file(p)]
+            inside = [p for p in path.rglob("*") if is_visible(p.relative_to(path)) and is_image_file(p)]
             images = [p for p in inside if not p.is_dir()]
             if not images:
                 raise InputError(f"{path}: no image in this folder; known endings are {', '.join(ENDINGS)}")
@@ -94,5 +94,6 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     return sorted(found.values())
 
 
-def _is_visible(path: Path) -> bool:
+def is_visible(path: Path) -> bool:
+    """Whether neither the file nor a folder on its (relative) path is hidden."""
     return not any(part.startswith(".") for part in path.parts)

@@ -230,7 +230,7 @@ def test_a_stray_slice_of_another_direction_is_left_out(save_series: SaveSeries)
     paths = save_series(axial, cosines=AXIAL) + save_series(make_pixels((1, 6, 7)), folder="more", cosines=SAGITTAL)
     (series,) = list_series(paths)
     assert series.volumes == 1
-    assert "1 slice of another direction or size left out: like a localiser" in series.problems
+    assert "1 slice of another direction, size or frame of reference left out: like a localiser" in series.problems
     np.testing.assert_array_equal(read_series(series)[0].array, axial.T)
 
 

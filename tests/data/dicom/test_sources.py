@@ -109,3 +109,10 @@ def test_a_folder_of_series_and_masks_becomes_an_index(save_series: Any, tmp_pat
         nib.save(nib.Nifti1Image(mask, volume.affine), place)
     cases = build_index(tmp_path / "study", "liver-ct")
     assert [(case.name, case.patient, case.label) for case in cases] == [("p.7", "p.7", 1), ("p.8", "p.8", 0)]
+
+
+def test_series_right_in_the_folder_are_not_passed_over(save_series: Any) -> None:
+    folder = save_series()[0].parent
+    nib.save(nib.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.eye(4)), folder / "b.nii.gz")
+    with pytest.raises(InputError, match="DICOM files right in it; put each series into a folder"):
+        build_index(folder, "liver-ct", unlabelled_are_normal=True)
