@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/metrics.py [--maps 3715] [--exact 10000000]
 
-Scores of several shapes are compared with ``roc_auc_score`` and ``average_precision_score``; then maps of 518x518 are streamed, as
-many as BMAD's brain test set has, and the process's highest memory is read.
+Scores of several shapes are compared with ``roc_auc_score`` and ``average_precision_score``; then maps of 518x518 are streamed,
+as many as BMAD's brain test set has, and the process's highest memory is read.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ SHAPES: dict[str, Callable[[Array], Array]] = {
 
 
 def compare(shape: str, count: int) -> tuple[float, float, float, float]:
-    """Differences of AUROC and AP, and nanoseconds a pixel, ours and scikit-learn's."""
+    """Differences of AUROC and AP, and processor nanoseconds a pixel, ours and scikit-learn's."""
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     random = np.random.default_rng(0)
     truth = random.random(count) < RATE
     scores = SHAPES[shape](random.standard_normal(count) + 1.5 * truth).astype(np.float32)
-    start = time.perf_counter()
+    start = time.process_time()
     curve = BinnedCurve()
     for first in range(0, count, SIZE * SIZE):
         curve.add(scores[first : first + SIZE * SIZE], truth[first : first + SIZE * SIZE])
     figures = curve.figures()
-    ours = time.perf_counter() - start
-    start = time.perf_counter()
+    ours = time.process_time() - start
+    start = time.process_time()
     exact_area, exact_precision = roc_auc_score(truth, scores), average_precision_score(truth, scores)
-    theirs = time.perf_counter() - start
+    theirs = time.process_time() - start
     return figures["auroc"].value - exact_area, figures["ap"].value - exact_precision, ours / count * 1e9, theirs / count * 1e9
 
 
 def stream(maps: int) -> tuple[float, int]:
-    """Seconds spent in the curve, and pixels, of ``maps`` maps that differ from each other in level and spread."""
+    """Processor seconds spent in the curve, and pixels, of ``maps`` maps that differ from each other in level and spread."""
     random = np.random.default_rng(1)
     smooth = [ndimage.gaussian_filter(random.standard_normal((SIZE, SIZE)), 12).astype(np.float32) for _ in range(8)]
     smooth = [one / one.std() for one in smooth]
@@ -64,12 +64,12 @@ def stream(maps: int) -> tuple[float, int]:
         spread, level = 0.5 + random.random(), 2 * random.standard_normal()
         scores = smooth[number % 8] * np.float32(spread) + np.float32(level)
         truth = smooth[(number + 3) % 8] + smooth[number % 8] > 3.5 if number % 3 else np.zeros((SIZE, SIZE), dtype=bool)
-        start = time.perf_counter()
+        start = time.process_time()
         curve.add(scores, truth)
-        spent += time.perf_counter() - start
-    start = time.perf_counter()
+        spent += time.process_time() - start
+    start = time.process_time()
     curve.figures()
-    return spent + time.perf_counter() - start, curve.total
+    return spent + time.process_time() - start, curve.total
 
 
 def main() -> None:

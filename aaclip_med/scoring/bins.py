@@ -13,6 +13,9 @@ CELLS = 2**16
 FINENESS = 2**16
 """No bin but one of a single float32 number holds more than about one in so many scores of its class."""
 
+LOWEST_KEY = 0x007FFFFF
+"""The ordered bits of -inf; what lies below would be NaN."""
+
 FEWEST = 4
 HEADROOM = 2
 NEGLIGIBLE = 2**-10
@@ -130,19 +133,22 @@ def _order(scores: NDArray[np.float32]) -> NDArray[np.uint32]:
 
 
 def _name(keys: NDArray[np.uint32]) -> NDArray[np.float32]:
-    """The numbers whose ordered bits are ``keys``."""
+    """The numbers whose ordered bits are ``keys``; those below are -inf."""
+    keys = np.maximum(keys, np.uint32(LOWEST_KEY))
     negative = keys < 0x80000000
     return np.where(negative, ~keys, keys ^ np.uint32(0x80000000)).astype(np.uint32).view(np.float32)
 
 
 def count_quantiles(scores: NDArray[np.float32], abnormal: NDArray[np.bool_], shares: NDArray[np.float64], most: int) -> Counts:
-    """A small set of scores (N,) in at most ``most`` bins, each with about 2 in ``most`` of either class.
+    """A small set of scores (N,) in at most ``most`` bins: even shares of both classes, and the highest normal ones singly.
 
     ``shares`` (A,): of its region, each abnormal one.
     """
     values, rising = scores[abnormal], np.argsort(scores[abnormal], kind="stable")
     classes = [np.sort(scores[~abnormal]), values[rising]]
-    picks = [part[np.linspace(0, part.size - 1, min(part.size, most // 2)).astype(np.int64)] for part in classes if part.size]
+    picks = [part[np.linspace(0, part.size - 1, most // 3).astype(np.int64)] for part in classes if part.size]
+    if classes[0].size:
+        picks.append(classes[0][classes[0].size - np.geomspace(1, classes[0].size, most // 3).astype(np.int64)])
     lowest = np.unique(np.concatenate(picks)) if picks else np.zeros(0, dtype=np.float32)
     normal, found = (np.diff(np.append(np.searchsorted(part, lowest), part.size)).astype(np.int32) for part in classes)
     reached = np.concatenate([[0.0], np.cumsum(shares[rising])])

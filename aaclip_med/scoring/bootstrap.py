@@ -78,11 +78,13 @@ def draw_counts(
 
 
 def _choose_edges(whole: Counts) -> NDArray[np.float32]:
-    """Bins with at most about 2 in ``BINS`` of either class each."""
+    """The lowest scores of about ``BINS`` bins: even shares of both classes, and the highest normal ones singly."""
     reached = np.zeros(whole.lowest.size)
     for part in (whole.normal, whole.abnormal):
         reached += (np.cumsum(part) - part) / max(float(part.sum()), 1.0)
-    group = np.floor(reached * (BINS / 2)).astype(np.int64)
+    above = np.maximum(np.cumsum(whole.normal[::-1])[::-1].astype(np.float64), 1.0)
+    reached += 1 - np.log(above) / max(float(np.log(above[0])), 1.0)
+    group = np.floor(reached * (BINS / 3)).astype(np.int64)
     return whole.lowest[np.flatnonzero(np.diff(group, prepend=-1))]
 
 

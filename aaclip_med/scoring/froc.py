@@ -40,7 +40,7 @@ def find_peaks(
     A peak is no lower than anything within ``radius_mm`` along each axis, and above the stack's lowest value; ``spacing`` is mm
     between slices, rows and columns. Of a plateau one place counts.
     """
-    size = [min(2 * math.ceil(radius_mm / step) + 1, 2 * length + 1) for step, length in zip(spacing, maps.shape, strict=True)]
+    size = [min(2 * math.floor(radius_mm / step) + 1, 2 * length + 1) for step, length in zip(spacing, maps.shape, strict=True)]
     highest = ndimage.maximum_filter(maps, size=size, mode="nearest")
     plateaus, count = ndimage.label((maps == highest) & (maps > maps.min()), structure=np.ones((3, 3, 3)))
     if not count:

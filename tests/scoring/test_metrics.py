@@ -1,4 +1,4 @@
-"""AUROC and average precision, exact and streaming."""
+"""AUROC and average precision of images, and the released program's protocol."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from aaclip_med.errors import InputError
 from aaclip_med.scoring.metrics import (
-    BinnedCurve,
     ScoreHistogram,
     auroc,
     average_precision,
@@ -29,73 +26,10 @@ def draw_pixels(seed: int, count: int = 200_000, rate: float = 0.03) -> tuple[np
     return scores.astype(np.float32), labels
 
 
-@pytest.mark.parametrize("high", [1.0, 10.0], ids=["range fits the scores", "range ten times wider"])
-@pytest.mark.parametrize("rate", [0.0005, 0.03, 0.5])
-def test_streamed_figures_agree_with_scikit_learn_to_1e_5(rate, high):
-    scores, labels = draw_pixels(1, rate=rate)
-    curve = BinnedCurve(0.0, high)
-    for part, truth in zip(np.array_split(scores, 7), np.array_split(labels, 7), strict=True):
-        curve.add(part, truth)
-    assert curve.auroc().value == pytest.approx(roc_auc_score(labels, scores), abs=1e-5)
-    assert curve.average_precision().value == pytest.approx(average_precision_score(labels, scores), abs=1e-5)
-    assert curve.auroc().reason is None
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 7), st.booleans()), min_size=2, max_size=60))
-def test_ties_are_treated_as_scikit_learn_treats_them(pairs):
-    levels, labels = np.array([level for level, _ in pairs]) / 8, np.array([label for _, label in pairs])
-    curve = BinnedCurve(0.0, 1.0, bins=8)
-    curve.add(levels, labels)
-    if labels.all() or not labels.any():
-        assert math.isnan(curve.auroc().value)
-        assert math.isnan(curve.average_precision().value)
-    else:
-        assert curve.auroc().value == pytest.approx(roc_auc_score(labels, levels))
-        assert curve.average_precision().value == pytest.approx(average_precision_score(labels, levels))
-
-
-def test_the_order_and_shape_of_the_pieces_do_not_matter():
-    scores, labels = draw_pixels(2, 6000)
-    whole, pieces = BinnedCurve(0, 1), BinnedCurve(0, 1)
-    whole.add(scores, labels)
-    for i in (2, 0, 1):
-        pieces.add(scores[i::3].reshape(20, 100, 1), labels[i::3].reshape(20, 100, 1).astype(np.uint8) * 255)
-    assert pieces.auroc() == whole.auroc()
-    assert pieces.average_precision() == whole.average_precision()
-
-
-def test_scores_outside_the_range_count_at_its_ends():
-    curve = BinnedCurve(0.0, 1.0, bins=10)
-    curve.add([-5.0, -np.inf, 0.0, 0.5, 1.0, 7.0, np.inf], [0, 0, 0, 0, 1, 1, 1])
-    assert curve.normal.counts.tolist() == [3, 0, 0, 0, 0, 1, 0, 0, 0, 0]
-    assert curve.abnormal.counts.tolist() == [0] * 9 + [3]
-    assert curve.auroc().value == 1.0
-
-
-def test_a_set_without_lesions_has_no_figures_and_says_why():
-    curve = BinnedCurve(0.0, 1.0)
-    assert curve.auroc().reason == "no pixels at all"
-    curve.add(np.linspace(0, 1, 1234), np.zeros(1234, dtype=bool))
-    for figure in (curve.auroc(), curve.average_precision()):
-        assert math.isnan(figure.value)
-        assert figure.reason == "no abnormal pixels among 1,234"
-    only_lesion = BinnedCurve(0.0, 1.0, noun="voxels")
-    only_lesion.add([0.5, 0.6], [1, 1])
-    assert only_lesion.auroc().reason == "no normal voxels among 2"
-
-
-@pytest.mark.parametrize("labels", [[False, False], [True, False]])
-def test_nan_is_refused_and_leaves_the_curve_as_it_was(labels):
-    curve = BinnedCurve(0.0, 1.0)
-    with pytest.raises(ValueError, match="1 of 2 scores are NaN"):
-        curve.add([np.nan, 0.5], labels)
-    assert curve.normal.total == curve.abnormal.total == 0
-
-
-def test_scores_and_labels_of_different_shapes_are_refused():
-    with pytest.raises(InputError, match=r"\(2, 3\).*\(3, 2\)"):
-        BinnedCurve(0, 1).add(np.zeros((2, 3)), np.zeros((3, 2)))
+def test_scores_outside_a_histograms_range_count_at_its_ends():
+    histogram = ScoreHistogram(0.0, 1.0, bins=10)
+    histogram.add([-5.0, -np.inf, 0.0, 0.5, 1.0, 7.0, np.inf])
+    assert histogram.counts.tolist() == [3, 0, 0, 0, 0, 1, 0, 0, 0, 3]
 
 
 @pytest.mark.parametrize(("low", "high"), [(1, 1), (2, 1), (0, np.nan), (0, np.inf)])

@@ -1,0 +1,179 @@
+"""The figures of an evaluation, computed again from the maps by scikit-learn and by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from aaclip_med.data.index import read_index
+from aaclip_med.data.slices import cut_case
+from aaclip_med.errors import InputError
+from aaclip_med.evaluation.baselines import COMPARED, judge_baselines
+from aaclip_med.evaluation.evaluation import Evaluation
+from aaclip_med.evaluation.run import evaluate_cases
+from aaclip_med.inference.cutting import Cutting
+from aaclip_med.inference.predictor import Predictor
+from aaclip_med.model.preprocess import resize_masks, resize_slices
+from aaclip_med.scoring.metrics import Figure, evaluate_reference
+from tests.cli.conftest import OBLIQUE
+
+
+@pytest.fixture(scope="module")
+def evaluation(heads: Path, demo_predictor: Predictor) -> Evaluation:
+    return evaluate_cases(read_index(heads / "index.jsonl"), demo_predictor)
+
+
+@pytest.fixture(scope="module")
+def stacks(heads: Path, demo_predictor: Predictor) -> dict[str, list[np.ndarray]]:
+    """Maps, masks, intensities and detection scores on the detector's grid, a stack a case."""
+    every: dict[str, list[np.ndarray]] = {"maps": [], "masks": [], "grey": [], "inside": [], "detection": []}
+    for case in read_index(heads / "index.jsonl"):
+        cut = cut_case(case, demo_predictor.preset)
+        scores = demo_predictor.score_cut(cut)
+        masks, grey = (torch.from_numpy(np.asarray(part[cut.used], np.float32))[:, None] for part in (cut.masks, cut.images))
+        every["maps"].append(scores.log_odds)
+        every["detection"].append(scores.detection)
+        every["masks"].append(resize_masks(masks, 80)[:, 0].numpy() > 0)
+        every["inside"].append(resize_masks((grey > 0).float(), 80)[:, 0].numpy() > 0)
+        every["grey"].append(resize_slices(grey, 80)[:, 0].numpy())
+    return every
+
+
+def test_under_reference_the_figures_are_the_released_programs(evaluation, stacks):
+    maps, masks, detection = (np.concatenate(stacks[name]) for name in ("maps", "masks", "detection"))
+    labels = masks.any(axis=(1, 2))
+    for name, figure in evaluate_reference(maps, masks, detection, labels, "medical").items():
+        assert evaluation.figures[name].value == pytest.approx(figure.value, abs=1e-5)
+
+
+def test_the_industrial_protocol_is_the_released_programs_too(heads, demo_predictor, stacks):
+    cases = read_index(heads / "index.jsonl")
+    predictor = Predictor(demo_predictor.detector, demo_predictor.preset, domain="industrial")
+    figures = evaluate_cases(cases, predictor).figures
+    scores = [predictor.score_cut(cut_case(case, predictor.preset)) for case in cases]
+    maps, detection = (np.concatenate([getattr(one, name) for one in scores]) for name in ("log_odds", "detection"))
+    masks = np.concatenate(stacks["masks"])
+    for name, figure in evaluate_reference(maps, masks, detection, masks.any(axis=(1, 2)), "industrial").items():
+        assert figures[name].value == pytest.approx(figure.value, abs=1e-5)
+
+
+def test_a_volumes_score_is_the_mean_of_its_three_highest_slices(evaluation, stacks):
+    scores = [np.sort(maps.max(axis=(1, 2)))[-3:].mean() for maps in stacks["maps"]]
+    labels = [masks.any() for masks in stacks["masks"]]
+    assert evaluation.figures["volume_auroc"].value == pytest.approx(roc_auc_score(labels, scores))
+    assert evaluation.figures["volume_ap"].value == pytest.approx(average_precision_score(labels, scores))
+
+
+def test_figures_inside_leave_out_what_the_window_shows_black(evaluation, stacks):
+    maps, masks, inside = (np.concatenate(stacks[name]) for name in ("maps", "masks", "inside"))
+    assert 0.2 < inside.mean() < 0.8
+    expected = roc_auc_score(masks[inside], maps[inside])
+    assert evaluation.figures["inside_pixel_auroc"].value == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_windowed_intensity_stands_beside_as_a_score(evaluation, stacks):
+    grey, masks = np.concatenate(stacks["grey"]), np.concatenate(stacks["masks"])
+    figures = evaluation.baselines["intensity"]
+    assert figures["pixel_auroc"].value == pytest.approx(roc_auc_score(masks.ravel(), grey.ravel()), abs=1e-5)
+    expected = roc_auc_score(masks.any(axis=(1, 2)), grey.max(axis=(1, 2)))
+    assert figures["image_auroc"].value == pytest.approx(expected)
+
+
+def test_the_difference_from_the_normal_mean_stands_beside(evaluation, stacks):
+    grey, masks, inside = (np.concatenate(stacks[name]) for name in ("grey", "masks", "inside"))
+    normal = inside & ~masks.any(axis=(1, 2))[:, None, None]
+    assert evaluation.normal_mean == pytest.approx(grey[normal].mean(), rel=1e-5)
+    difference = np.abs(grey - grey[normal].mean()) * inside
+    expected = roc_auc_score(masks.ravel(), difference.ravel())
+    assert evaluation.baselines["difference"]["pixel_auroc"].value == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_untrained_tower_beside_is_the_zero_shot_detector(evaluation, heads, untrained_predictor):
+    alone = evaluate_cases(read_index(heads / "index.jsonl"), untrained_predictor)
+    for name in COMPARED:
+        assert evaluation.baselines["untrained"][name].value == pytest.approx(alone.figures[name].value, abs=1e-4)
+    assert "untrained" not in alone.baselines
+
+
+def test_a_detector_that_a_window_beats_is_reported_as_such(heads, untrained_predictor):
+    alone = evaluate_cases(read_index(heads / "index.jsonl"), untrained_predictor)
+    assert alone.baselines["intensity"]["pixel_auroc"].value > alone.figures["pixel_auroc"].value
+    assert alone.verdict[0].startswith("A window beats this detector: pixel_auroc 0.9")
+    assert "(windowed intensity) against 0." in alone.verdict[0]
+
+
+def test_the_verdict_names_only_what_was_lost():
+    ours = {name: Figure(0.8) for name in COMPARED} | {"volume_auroc": Figure(math.nan, "no normal volumes among 2")}
+    theirs = {name: Figure(0.7) for name in COMPARED} | {"image_ap": Figure(0.9)}
+    (sentence,) = judge_baselines(ours, {"intensity": theirs})
+    assert sentence == "A window beats this detector: image_ap 0.9000 (windowed intensity) against 0.8000."
+    (sentence,) = judge_baselines(ours, {"difference": {name: Figure(0.7) for name in COMPARED}})
+    assert sentence == "A window reaches this detector in none of 6 figures."
+
+
+def test_every_figure_has_an_interval_over_patients_around_it(evaluation):
+    assert evaluation.counts["patients"] == 3
+    for name, figure in evaluation.figures.items():
+        assert figure.reason is None, name
+        assert figure.low is not None, name
+        assert figure.low - 2e-3 <= figure.value <= figure.high + 2e-3, name
+
+
+def test_one_patient_alone_has_figures_without_intervals(heads, untrained_predictor):
+    cases = [replace(case, patient="p") for case in read_index(heads / "index.jsonl")]
+    figures = evaluate_cases(cases, untrained_predictor).figures
+    assert all(figure.low is None for figure in figures.values())
+    assert figures["pixel_auroc"].reason is None
+
+
+def test_a_case_that_fails_is_left_out_but_counts_as_zeros_for_mood(heads, demo_predictor, stacks, evaluation):
+    broken = evaluate_cases(read_index(heads / "broken.jsonl"), demo_predictor)
+    assert [failure["case"] for failure in broken.failures] == ["empty"]
+    assert broken.figures["pixel_auroc"].value == pytest.approx(evaluation.figures["pixel_auroc"].value)
+    assert evaluation.figures["mood_pixel_ap"].value == evaluation.figures["pixel_ap"].value
+    maps, masks = stacks["maps"], stacks["masks"]
+    lost = nib.load(heads / "mask_1.nii.gz").get_fdata()
+    axis = int(np.argmax(np.abs(OBLIQUE[2, :3])))
+    lost = torch.from_numpy(np.moveaxis(lost, axis, 0).astype(np.float32))[:, None]
+    missing = resize_masks(lost, 80).numpy().ravel() > 0
+    probability = 1 / (1 + np.exp(-np.concatenate([one.ravel() for one in maps]).astype(np.float64)))
+    truth = np.concatenate([*(one.ravel() for one in masks), missing])
+    expected = average_precision_score(truth, np.concatenate([probability, np.zeros(missing.size)]))
+    assert broken.figures["mood_pixel_ap"].value == pytest.approx(expected, abs=1e-3)
+    scores = [np.sort(one.max(axis=(1, 2)))[-3:].mean() for one in maps]
+    labels = [*(one.any() for one in masks), True]
+    assert broken.figures["mood_sample_ap"].value == pytest.approx(average_precision_score(labels, [*scores, -99.0]))
+
+
+def test_the_image_score_can_be_the_mean_of_the_highest_pixels(heads, demo_predictor, stacks):
+    figures = evaluate_cases(read_index(heads / "index.jsonl"), demo_predictor, image_score="top5%").figures
+    count = round(0.05 * 80 * 80)
+    pooled = [np.sort(maps.reshape(len(maps), -1), axis=1)[:, -count:].mean(axis=1) for maps in stacks["maps"]]
+    labels = np.concatenate([masks.any(axis=(1, 2)) for masks in stacks["masks"]])
+    assert figures["image_auroc"].value == pytest.approx(roc_auc_score(labels, np.concatenate(pooled)))
+
+
+@pytest.mark.parametrize("cutting", [Cutting(stride=2), Cutting(plane="all")], ids=["stride", "all planes"])
+def test_interpolated_and_fused_heatmaps_are_judged_on_the_slices_own_grid(cutting, heads, demo_predictor):
+    cases = read_index(heads / "index.jsonl")
+    figures = evaluate_cases(cases, demo_predictor, cutting=cutting).figures
+    maps, masks = [], []
+    for case in cases:
+        cut = cut_case(case, demo_predictor.preset)
+        heat = demo_predictor.predict_volume(cut.volume, cutting.plane, stride=cutting.stride).heatmap
+        maps.append(cut.plan.cut(heat)[cut.used].ravel())
+        masks.append(cut.masks[cut.used].ravel())
+    expected = roc_auc_score(np.concatenate(masks), np.concatenate(maps))
+    assert figures["pixel_auroc"].value == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_unknown_image_score_is_refused(demo_predictor):
+    with pytest.raises(InputError, match="image score 'median'"):
+        evaluate_cases([], demo_predictor, image_score="median")
