@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,11 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from aaclip_med.data.index import SPLITS, Case, SplitName
+from aaclip_med.data.index import SPLITS, Case, SplitName, join
 from aaclip_med.data.volumes import PICTURE_ENDINGS
 from aaclip_med.errors import InputError
-
-MAX_NAMED = 10
 
 
 def few_shot(cases: Sequence[Case], shots: int, seed: int) -> list[Case]:
@@ -94,8 +93,28 @@ def check_leaks(cases: Sequence[Case]) -> None:
         if len(found) > 1
     ]
     if leaks:
-        more = f"; and {len(leaks) - MAX_NAMED} more" if len(leaks) > MAX_NAMED else ""
-        raise InputError(f"{'; '.join(leaks[:MAX_NAMED])}{more}; keep each patient in one split")
+        raise InputError(f"{join(leaks)}; keep each patient in one split")
+
+
+def check_copies(cases: Sequence[Case]) -> None:
+    """Make sure that no file's content is in two splits. Cases without a split, and folders, do not count.
+
+    Only files of equal size are read: SHA-256 of their bytes tells whether they are the same. The same picture saved
+    in another way is not found.
+
+    Raises:
+        InputError: one is; the first ten are named.
+    """
+    leaks = []
+    for same in _group_by_content([case for case in cases if case.split is not None and case.image_path.is_file()]):
+        splits = {case.split for case in same}
+        if len(splits) > 1:
+            where = " and ".join(split for split in SPLITS if split in splits)
+            one, *others = sorted(same, key=lambda case: case.image_path)
+            other = next(case for case in others if case.split != one.split)
+            leaks.append(f"{one.image_path} and {other.image_path} are the same file, in {where}")
+    if leaks:
+        raise InputError(f"{join(leaks)}; keep it in one split")
 
 
 def patient_of(case: Case) -> str:
@@ -107,6 +126,18 @@ def patient_of(case: Case) -> str:
         return case.patient
     is_picture = case.image_path.name.lower().endswith(PICTURE_ENDINGS)
     return str(case.image_path.resolve()) if is_picture else case.name
+
+
+def _group_by_content(cases: Sequence[Case]) -> list[list[Case]]:
+    by_size: dict[int, list[Case]] = defaultdict(list)
+    for case in cases:
+        by_size[case.image_path.stat().st_size].append(case)
+    by_content: dict[str, list[Case]] = defaultdict(list)
+    for alike in by_size.values():
+        if len({case.split for case in alike}) > 1:
+            for case in alike:
+                by_content[hashlib.sha256(case.image_path.read_bytes()).hexdigest()].append(case)
+    return [group for group in by_content.values() if len(group) > 1]
 
 
 def _order(case: Case) -> tuple[str, tuple[int, int]]:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aaclip_med.cli.main import main
 from aaclip_med.data.index import SPLITS, Case
 from aaclip_med.data.sampling import check_leaks, few_shot, patient_of, split_by_patient
 from aaclip_med.errors import InputError
@@ -165,3 +166,21 @@ def test_many_leaks_are_named_up_to_ten() -> None:
     assert "p09" in str(caught.value)
     assert "p10" not in str(caught.value)
     assert "; and 4 more; " in str(caught.value)
+
+
+def test_a_copy_of_a_file_in_another_split_is_a_leak_for_index_check_and_split(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, content in (("a", b"same"), ("b", b"same"), ("c", b"else")):
+        (tmp_path / f"{name}.nii.gz").write_bytes(content)
+    row = '{"image_path": "%s.nii.gz", "label": 0, "class_name": "Brain", "split": "%s"}\n'
+    index = tmp_path / "index.jsonl"
+    index.write_text(row % ("a", "train") + row % ("b", "test") + row % ("c", "test"))
+    assert main(["index", "check", str(index)]) == 2
+    assert "a.nii.gz and " in (said := capsys.readouterr().err)
+    assert "are the same file, in train and test; keep it in one split" in said
+    split = ["index", "split", str(index), "--fractions", "0.34", "0.33", "0.33", "--out", str(tmp_path / "out.jsonl")]
+    assert main(split) == 2
+    assert not (tmp_path / "out.jsonl").exists()
+    index.write_text(row % ("a", "train") + row % ("b", "train") + row % ("c", "test"))
+    assert main(["index", "check", str(index)]) == 0

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from aaclip_med.data.benchmarks import bids, bmad, industrial, msd, polyps
 from aaclip_med.data.benchmarks.layouts import Layout, Listing
-from aaclip_med.data.index import SPLITS, Case, join
-from aaclip_med.data.sampling import check_leaks
+from aaclip_med.data.index import Case
+from aaclip_med.data.sampling import check_copies, check_leaks
 from aaclip_med.errors import InputError
 
 FORMATS: dict[str, Layout] = bmad.LAYOUTS | industrial.LAYOUTS | polyps.LAYOUTS | msd.LAYOUTS | bids.LAYOUTS
@@ -48,10 +46,7 @@ def list_benchmark(format_name: str, folder: str | Path, allow_leaks: bool = Fal
 
 
 def check_benchmark_leaks(cases: Sequence[Case]) -> None:
-    """Make sure that no patient and no file content is in two splits. Cases without a split do not count.
-
-    Only files of equal size are read: SHA-256 of their bytes tells whether they are the same. The same picture saved
-    in another way is not found.
+    """``check_leaks`` and ``check_copies``, with advice on sets that leak as they are published.
 
     Raises:
         InputError: one is; the first ten are named.
@@ -59,27 +54,6 @@ def check_benchmark_leaks(cases: Sequence[Case]) -> None:
     advice = "allow leaks to take the set as it is published"
     try:
         check_leaks(cases)
+        check_copies(cases)
     except InputError as error:
         raise InputError(f"{error}, or {advice}") from None
-    leaks = []
-    for same in _group_by_content([case for case in cases if case.split is not None]):
-        splits = {case.split for case in same}
-        if len(splits) > 1:
-            where = " and ".join(split for split in SPLITS if split in splits)
-            one, *others = sorted(same, key=lambda case: case.image_path)
-            other = next(case for case in others if case.split != one.split)
-            leaks.append(f"{one.image_path} and {other.image_path} are the same file, in {where}")
-    if leaks:
-        raise InputError(f"{join(leaks)}; keep it in one split, or {advice}")
-
-
-def _group_by_content(cases: Sequence[Case]) -> list[list[Case]]:
-    by_size: dict[int, list[Case]] = defaultdict(list)
-    for case in cases:
-        by_size[case.image_path.stat().st_size].append(case)
-    by_content: dict[str, list[Case]] = defaultdict(list)
-    for alike in by_size.values():
-        if len({case.split for case in alike}) > 1:
-            for case in alike:
-                by_content[hashlib.sha256(case.image_path.read_bytes()).hexdigest()].append(case)
-    return [group for group in by_content.values() if len(group) > 1]

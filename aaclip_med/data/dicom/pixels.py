@@ -73,7 +73,8 @@ def read_stacks(stacks: Sequence[Stack]) -> list[Array]:
 
 def _allocate(stack: Stack) -> Array:
     width, height = stack.frames[0].size
-    return make_array((len(stack.frames), height, width), choose_dtype(stack.frames)).T
+    array: Array = make_array((len(stack.frames), height, width), choose_dtype(stack.frames)).T
+    return array
 
 
 def choose_dtype(frames: Sequence[Frame]) -> np.dtype[Any]:

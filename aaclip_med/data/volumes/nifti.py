@@ -74,7 +74,7 @@ def _load(stored: ArrayProxy) -> Array:
         whole: Array = np.asanyarray(stored)
         return whole
     first = to_native(np.asanyarray(stored[..., :1]))
-    array = make_array(tuple(stored.shape[::-1]), first.dtype).T
+    array: Array = make_array(tuple(stored.shape[::-1]), first.dtype).T
     for k in range(stored.shape[-1]):
         array[..., k] = stored[..., k]
     return array
