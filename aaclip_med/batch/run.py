@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,6 +24,9 @@ from aaclip_med.inference.cutting import Cutting, check_calibrated_alike
 from aaclip_med.inference.operating import Aim, OperatingPoint, choose_operating_point
 from aaclip_med.inference.predictor import Predictor
 from aaclip_med.inference.provenance import describe_run
+
+REPORTED = 5000
+"""Cases on the page, at most: those with the highest scores. The tables hold all."""
 
 
 @dataclass(frozen=True)
@@ -183,9 +187,11 @@ class Batch:
             path = self.writer.preview_path(name)
             return path.read_bytes() if path.is_file() else None
 
-        rows = [record["volume"] for record in self._records(found)]
-        lesions = [row for record in self._records(found) for row in record["lesions"]]
-        write_report(self.out / "report.html", account | {"date": account["begun"][:10]}, rows, lesions, preview)
+        records = heapq.nlargest(REPORTED, self._records(found), key=lambda record: record["volume"].get("score") or -1.0)
+        rows = [record["volume"] for record in records]
+        lesions = [row for record in records for row in record["lesions"]]
+        extra = {"date": account["begun"][:10], "left_out": account["scored"] + account["failed"] - len(rows)}
+        write_report(self.out / "report.html", account | extra, rows, lesions, preview)
 
 
 def score_sources(

@@ -112,3 +112,18 @@ def test_progress_names_each_case_once_with_its_outcome(style: str, scans: Path,
     else:
         assert "12/12" in text
         assert "failed: " in text
+
+
+def test_the_page_holds_the_highest_scores_of_a_very_large_run_and_says_how_many_it_leaves_out(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_tables: Callable[[Path], dict[str, Table]]
+) -> None:
+    monkeypatch.setattr("aaclip_med.batch.run.REPORTED", 3)
+    assert main(["score", str(scans), *DEMO, "--out", str(tmp_path / "out")]) == 3
+    page = (tmp_path / "out" / "report.html").read_text()
+    rows = [row for row in read_tables(tmp_path / "out")["volumes"] if row["status"] == "ok"]
+    shown = {row["case"] for row in rows if f"<bdi>{row['case']}</bdi>" in page}
+    assert len(shown) == 3
+    assert min(float(row["score"]) for row in rows if row["case"] in shown) >= max(
+        float(row["score"]) for row in rows if row["case"] not in shown
+    )
+    assert "9 cases with lower scores are not on this page" in page

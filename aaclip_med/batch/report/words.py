@@ -14,6 +14,8 @@ def list_notices(account: Mapping[str, Any]) -> list[str]:
         notices.append("Demonstration adapters, made on drawn phantoms.")
     if not account.get("calibrated"):
         notices.append("Not calibrated.")
+    if account.get("left_out"):
+        notices.append(f"{account['left_out']} cases with lower scores are not on this page; the tables hold all.")
     return notices
 
 
