@@ -20,7 +20,14 @@ from benchmarks.machine import describe_machine, measure_rate
 
 PARTS = ("tower", "training", "accuracy", "growth", "startup")
 VARIANTS = ("plain", "float32", "bf16", "int8", "bf16-drop", "int8-drop")
-STEPS = (("text", "plain"), ("text", "ours"), ("text", "cached"), ("image", "plain"), ("image", "ours"), ("image", "checkpointed"))
+STEPS = (
+    ("text", "plain"),
+    ("text", "ours"),
+    ("text", "cached"),
+    ("image", "plain"),
+    ("image", "ours"),
+    ("image", "checkpointed"),
+)
 
 Row = dict[str, Any]
 
@@ -48,8 +55,11 @@ def measure(parts: list[str], quick: bool) -> dict[str, Any]:
         figures["accuracy"] = run("accuracy", *(["--phantoms", "2", "--presets", "brain-mri"] if quick else []))
     if "growth" in parts:
         shapes = [(small // 2 // 28 * 28, 1), (small, 1), (size, 1), (size, 2), (size, 4)]
-        rows = [(shape, run("tower", "bf16", *scene, "--size", str(shape[0]), "--slices", str(shape[1]))) for shape in shapes]
-        figures["growth"] = [{"size": shape[0], "slices": shape[1]} | row for shape, row in rows]
+        figures["growth"] = [
+            {"size": side, "slices": count}
+            | run("tower", "bf16", *scene, "--size", str(side), "--slices", str(count), "--no-profile")
+            for side, count in shapes
+        ]
     if "startup" in parts:
         figures["startup"] = run("startup")
     return figures
@@ -60,7 +70,8 @@ def write_tables(figures: dict[str, Any]) -> str:
     machine = figures["machine"]
     rates = machine["matrix_gflops"]
     text = [
-        f"{machine['processor']}, {machine['cores']} cores, {machine['capability']}; torch {machine['torch']}; {machine['date']}.",
+        f"{machine['processor']}, {machine['cores']} cores, {machine['capability']}; torch {machine['torch']}; "
+        f"{machine['date']}.",
         f"Matrix rate (`torch.matmul`): {rates['float32']:.0f} GFLOP/s float32, {rates['bf16']:.0f} GFLOP/s bf16.",
     ]
     if "tower" in figures:
@@ -127,7 +138,10 @@ def write_tables(figures: dict[str, Any]) -> str:
         text += ["", "Growth, bf16:", "", *_draw_table(head, rows)]
     if "startup" in figures:
         start = figures["startup"]
-        text += ["", f"`--help` {start['help_seconds']:.2f} s; `score` of one small volume, tiny, {start['score_seconds']:.1f} s."]
+        text += [
+            "",
+            f"`--help`: {start['help_seconds']:.2f} s. `score` of a small volume, tiny: {start['score_seconds']:.1f} s.",
+        ]
     return "\n".join(text)
 
 

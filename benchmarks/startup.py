@@ -1,6 +1,6 @@
 """How long the command line takes to start: ``--help``, and ``score`` of one small volume with ``tiny``. Prints JSON.
 
-    python -m benchmarks.startup
+python -m benchmarks.startup
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Inference of one variant: seconds a slice, peak memory, where the time goes, and its heatmap for comparison.
+"""Inference of one variant: seconds a slice, peak memory, and where the time goes.
 
-    python -m benchmarks.tower VARIANT [--backbone ...] [--size ...] [--slices ...] [--map FILE]
+    python -m benchmarks.tower VARIANT [--backbone ...] [--size ...] [--slices ...] [--no-profile]
 
 Variants: plain (the yardstick), float32, bf16, int8, bf16-drop, int8-drop. Prints JSON.
 """
@@ -10,10 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from benchmarks.machine import count_work, measure_rate, read_peak, reset_peak, time_call
@@ -22,7 +20,7 @@ from benchmarks.subjects import build_plain, build_subject, draw_slices
 DTYPES = {"plain": torch.float32, "float32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
 
 
-def measure(variant: str, backbone: str, size: int, slices: int, map_file: str | None) -> dict[str, Any]:
+def measure(variant: str, backbone: str, size: int, slices: int, no_profile: bool) -> dict[str, Any]:
     """The figures of one variant."""
     name, _, drop = variant.partition("-")
     detector = build_subject(backbone, size)
@@ -39,19 +37,16 @@ def measure(variant: str, backbone: str, size: int, slices: int, map_file: str |
         reset_peak()
         if variant == "plain":
             plain = build_plain(detector, torch.float32)
-            heatmap = plain.heatmap(images, anchors)
             seconds = time_call(lambda: plain.heatmap(images, anchors), warm=0)
             peak = read_peak()
         else:
             detector.prepare_inference(DTYPES[name])
-            heatmap, _ = detector(images, anchors, drop_background=bool(drop))
             reset_peak()
             seconds = time_call(lambda: detector(images, anchors, drop_background=bool(drop)))
             peak = read_peak()
-            shares = profile(lambda: detector(images, anchors, drop_background=bool(drop)))
+            if not no_profile:
+                shares = profile(lambda: detector(images, anchors, drop_background=bool(drop)))
     after = measure_rate(torch.bfloat16 if name in ("bf16", "int8") else torch.float32)
-    if map_file:
-        np.save(map_file, heatmap.numpy())
     rate = max(before, after)
     return {
         "variant": variant,
@@ -82,9 +77,8 @@ def main() -> None:
     parser.add_argument("--backbone", default="ViT-L-14-336")
     parser.add_argument("--size", type=int, default=518)
     parser.add_argument("--slices", type=int, default=1)
-    parser.add_argument("--map", type=Path)
-    arguments = parser.parse_args()
-    print(json.dumps(measure(arguments.variant, arguments.backbone, arguments.size, arguments.slices, arguments.map)))
+    parser.add_argument("--no-profile", action="store_true")
+    print(json.dumps(measure(**vars(parser.parse_args()))))
 
 
 if __name__ == "__main__":

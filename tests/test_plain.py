@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from benchmarks.plain import PlainAAClip
 from torch.testing import assert_close
 from towers import GOLDEN_TOWER, golden_adapters, golden_state
 
 from aaclip_med import build_detector
 from aaclip_med.model.build import load_adapters
 from aaclip_med.training.stages import ImageLoss, ImageStage, TextLoss, TextStage
+from benchmarks.plain import PlainAAClip
 
 NOUNS = ["scan", "scan"]
 

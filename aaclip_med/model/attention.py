@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -29,6 +29,9 @@ ROWS_AT_ONCE = 2048
 LONG = 512
 """From this many tokens on, a CPU without AMX attends head by head: torch's fused kernel multiplies slowly there."""
 
+ALIGNED = 32
+MASKED = -1e30
+
 Form = Literal["shared", "cast", "packed", "int8"]
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -46,11 +49,11 @@ class Block:
     softmax sum up in float32 whatever the type of the tokens.
     """
 
-    def __init__(self, block: nn.Module, form: Form = "shared", dtype: torch.dtype = torch.float32, rows: int = 1) -> None:
-        attention: nn.MultiheadAttention = block.attn  # type: ignore[assignment]
+    def __init__(self, block: Any, form: Form = "shared", dtype: torch.dtype = torch.float32, rows: int = 1) -> None:
+        attention: nn.MultiheadAttention = block.attn
         self.heads = attention.num_heads
-        up, down = block.mlp.c_fc, block.mlp.c_proj  # type: ignore[union-attr]
-        fused: Activation = "gelu" if form in ("packed", "int8") and isinstance(block.mlp.gelu, nn.GELU) else "none"  # type: ignore[union-attr]
+        up, down = block.mlp.c_fc, block.mlp.c_proj
+        fused: Activation = "gelu" if form in ("packed", "int8") and isinstance(block.mlp.gelu, nn.GELU) else "none"
         make = _find_maker(form, dtype, rows)
         weight, bias, width = attention.in_proj_weight, attention.in_proj_bias, attention.embed_dim
         self.project_in = make(weight, bias, "none")
@@ -60,14 +63,16 @@ class Block:
         self.project_out = make(attention.out_proj.weight, attention.out_proj.bias, "none")
         self.expand = make(up.weight, up.bias, fused)
         self.contract = make(down.weight, down.bias, "none")
-        self.activate = nn.Identity() if fused == "gelu" else block.mlp.gelu  # type: ignore[union-attr]
+        self.activate: Linear = nn.Identity() if fused == "gelu" else block.mlp.gelu
         self.norm_1, self.norm_2 = (_copy_norm(norm, form, dtype) for norm in (block.ln_1, block.ln_2))
-        self.scale_1, self.scale_2 = block.ls_1, block.ls_2
+        self.scale_1: Linear = block.ls_1
+        self.scale_2: Linear = block.ls_2
 
     def __call__(self, tokens: torch.Tensor, lengths: Sequence[int] | None = None, causal: bool = False) -> torch.Tensor:
         """Tokens (B, L, D) to (B, L, D); with ``lengths``, (1, sum of lengths, D), sequences one behind the other."""
         if tokens.device.type == "cpu" and not torch.is_grad_enabled():
-            parts = tokens.split(list(lengths), dim=1) if lengths else tokens.split(max(1, ROWS_AT_ONCE // tokens.shape[1]))
+            at_once = max(1, ROWS_AT_ONCE // tokens.shape[1])
+            parts = torch.split(tokens, list(lengths), dim=1) if lengths else torch.split(tokens, at_once)
             if len(parts) > 1:
                 return torch.cat([self._run(part, None, causal) for part in parts], dim=1 if lengths else 0)
         return self._run(tokens, lengths, causal)
@@ -83,23 +88,24 @@ class Block:
         return self._feed(tokens + self.scale_1(attended))
 
     def _run(self, tokens: torch.Tensor, lengths: Sequence[int] | None, causal: bool) -> torch.Tensor:
-        projected = self._split_heads(self.project_in(self.norm_1(tokens)), 3)
+        query, key, value = self._split_heads(self.project_in(self.norm_1(tokens)), 3)
         if lengths is None:
-            attended = attend(*projected, causal)
+            attended = attend(query, key, value, causal)
         else:
-            parts = zip(*(part.split(list(lengths), dim=2) for part in projected), strict=True)
-            attended = torch.cat([attend(*part, causal) for part in parts], dim=1)
+            parts = zip(*(torch.split(part, list(lengths), dim=2) for part in (query, key, value)), strict=True)
+            attended = torch.cat([attend(*part, causal=causal) for part in parts], dim=1)
         return self._feed(tokens + self.scale_1(self.project_out(attended)))
 
     def _feed(self, tokens: torch.Tensor) -> torch.Tensor:
         """The MLP's half of the block."""
         if tokens.device.type == "cpu" and not torch.is_grad_enabled() and tokens.numel() > ROWS_AT_ONCE * tokens.shape[-1]:
-            return torch.cat([self._feed_part(part) for part in tokens.split(max(1, ROWS_AT_ONCE // tokens.shape[1]))])
+            at_once = max(1, ROWS_AT_ONCE // tokens.shape[1])
+            return torch.cat([self._feed_part(part) for part in torch.split(tokens, at_once)])
         return self._feed_part(tokens)
 
     def _feed_part(self, tokens: torch.Tensor) -> torch.Tensor:
         hidden = self.activate(self.expand(self.norm_2(tokens)))
-        return tokens + self.scale_2(self.contract(hidden))  # type: ignore[no-any-return]
+        return tokens + self.scale_2(self.contract(hidden))
 
     def _mix_values(self, normed: torch.Tensor) -> torch.Tensor:
         """Value-value attention over the second axis of (B, L, D)."""
@@ -127,14 +133,23 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, causal: 
 
 
 def _attend_by_heads(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """One head at a time, so that its weights (L, L) stay in the cache and go when it is done."""
+    """One head at a time, so that its weights (L, L) stay in the cache and go when it is done.
+
+    Keys are filled up to a multiple of ``ALIGNED`` and masked out by a bias: rows of another length are slow to write.
+    """
     batch, heads, length, width = query.shape
     mixed = query.new_empty(batch, length, heads, width)
+    padded = -(-length // ALIGNED) * ALIGNED
+    keys, values = query.new_zeros(2, padded, width)
+    mask = query.new_zeros(padded)
+    mask[length:] = MASKED
     scale = width**-0.5
     for image in range(batch):
         for head in range(heads):
-            scores = multiply_transposed((query[image, head] * scale).contiguous(), key[image, head].contiguous())
-            mixed[image, :, head] = multiply_transposed(scores.softmax(dim=-1), value[image, head].t().contiguous())
+            keys[:length] = key[image, head]
+            values[:length] = value[image, head]
+            scores = multiply_transposed(query[image, head] * scale, keys, mask)
+            mixed[image, :, head] = multiply_transposed(scores.softmax(dim=-1), values.t())
     return mixed.flatten(2)
 
 
@@ -155,9 +170,9 @@ def _find_maker(form: Form, dtype: torch.dtype, rows: int) -> Callable[[torch.Te
     return make
 
 
-def _copy_norm(norm: nn.Module, form: Form, dtype: torch.dtype) -> Linear:
+def _copy_norm(norm: nn.LayerNorm, form: Form, dtype: torch.dtype) -> Linear:
     """A layer norm on tokens of type ``dtype``; its sums are float32 within."""
     if form == "shared":
         return norm
-    weight, bias = norm.weight.detach().to(dtype), norm.bias.detach().to(dtype)  # type: ignore[union-attr,operator]
-    return lambda tokens: functional.layer_norm(tokens, tokens.shape[-1:], weight, bias, norm.eps)  # type: ignore[arg-type]
+    weight, bias = norm.weight.detach().to(dtype), norm.bias.detach().to(dtype)
+    return lambda tokens: functional.layer_norm(tokens, tokens.shape[-1:], weight, bias, norm.eps)

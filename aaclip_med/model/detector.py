@@ -156,7 +156,8 @@ class Detector(Module):
 
     def encode_trunk(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What stage 1 sees of an image whatever its batch: the tokens where value-value attention starts, (B, 1 + L, D), and
-        the plain tower's unit image embedding (B, E)."""
+        the plain tower's unit image embedding (B, E).
+        """
         plain = trunk = self.tower.embed_images(images).to(self.tower.token_dtype)
         plain_blocks = count_plain_blocks(len(self.tower.vision_blocks))
         for number, block in enumerate(self.tower.vision_steps, start=1):
@@ -177,7 +178,7 @@ class Detector(Module):
         return ImageFeatures([level + embedding.unsqueeze(1) for level in levels], embedding)
 
     def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Token ids (N, T) to embeddings (N, E), not normalised. What follows the end of all texts is left out: none sees it."""
+        """Token ids (N, T) to embeddings (N, E), not normalised. What follows the end of all texts is not run: none sees it."""
         tokens = tokens[:, : int(tokens.argmax(dim=-1).max()) + 1]
         hidden = self.tower.embed_texts(tokens)
         for number, block in enumerate(self.tower.text_steps, start=1):

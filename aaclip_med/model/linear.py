@@ -20,19 +20,19 @@ Activation = Literal["none", "gelu"]
 
 def has_onednn() -> bool:
     """Whether oneDNN's kernels for linear maps are there: an x86 processor, and a torch that was built with them."""
-    return bool(torch.backends.mkldnn.is_available()) and torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    return torch._C._has_mkldnn and torch.backends.cpu.get_cpu_capability().startswith("AVX")
 
 
 def apply_linear(tokens: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """A frozen linear map of tokens (..., C) that lets gradients through to the tokens, and none to the weight."""
     if tokens.device.type == "cpu" and tokens.dtype == weight.dtype == torch.float32 and has_onednn():
-        return _FrozenLinear.apply(tokens, weight, bias)  # type: ignore[no-any-return,no-untyped-call]
+        return _FrozenLinear.apply(tokens, weight, bias)  # type: ignore[no-any-return]
     return functional.linear(tokens, weight, bias)
 
 
-def multiply_transposed(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """``left @ right.T`` of (M, K) and (N, K) by oneDNN's kernel, without gradients."""
-    return _call_onednn(left, right, None, "none")
+def multiply_transposed(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """``left @ right.T + bias`` of (M, K), (N, K) and (N,) by oneDNN's kernel, without gradients."""
+    return _call_onednn(left, right, bias, "none")
 
 
 class PlainLinear:
@@ -87,9 +87,11 @@ class Int8Linear:
         """(..., C) to (..., C')."""
         low, high = (float(value) for value in tokens.aminmax())
         low, high = min(low, 0.0), max(high, 0.0)
-        scale = max(high - low, 1e-12) / 255.0
+        scale = max(high - low, 1e-12) / 254.0  # one step of room for the rounding of the zero
         zero = round(-low / scale)
-        rounded = (tokens.float() * (1.0 / scale)).round_().add_(zero).clamp_(0, 255).to(torch.uint8)
+        full = tokens.float()
+        half_up = torch.tensor(zero + 0.5)
+        rounded = torch.add(half_up, full, alpha=1.0 / scale, out=full if full is not tokens else None).to(torch.uint8)
         arguments: tuple[Any, ...] = (self.scales, self.zeros, self.bias, 1.0, 0, self.dtype, self.activation, [], "none")
         flat = rounded.flatten(0, -2)
         mapped: torch.Tensor = torch.ops.onednn.qlinear_pointwise(flat, scale, zero, self.weight, *arguments)

@@ -53,7 +53,7 @@ class Tower(nn.Module):
     @property
     def token_dtype(self) -> torch.dtype:
         """The type of the vision tower's tokens."""
-        return self._lowered_to[1] if self._lowered is not None else self.clip.visual.positional_embedding.dtype  # type: ignore[no-any-return]
+        return self._lowered_to[1] if self._lowered is not None else self.clip.visual.positional_embedding.dtype
 
     @property
     def text_steps(self) -> list[Block]:

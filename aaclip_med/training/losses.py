@@ -38,7 +38,7 @@ def segmentation_loss(contrasts: Sequence[torch.Tensor], mask: torch.Tensor) -> 
     ``contrasts``: (B, h, w) a level, see ``contrast_patches``; ``mask``: (B, 1, S, S) of 0 and 1. Focal: gamma 2, targets and
     likelihood smoothed by 1e-5, the mean over pixels. Dice: smoothed by 1, the mean over images.
     """
-    return _SegmentationLoss.apply(torch.stack(list(contrasts)), mask)  # type: ignore[no-any-return,no-untyped-call]
+    return _SegmentationLoss.apply(torch.stack(list(contrasts)), mask)  # type: ignore[no-any-return]
 
 
 def orthogonality(anchors: torch.Tensor) -> torch.Tensor:
