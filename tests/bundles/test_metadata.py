@@ -79,3 +79,11 @@ def test_monai_takes_an_argument_file_with_its_preset(
 
 def test_the_licence_is_the_packages_own() -> None:
     assert (BUNDLE / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+
+
+def test_the_model_card_is_the_documentations_own() -> None:
+    assert (BUNDLE / "docs" / "model_card.md").read_bytes() == (ROOT / "docs" / "model_card.md").read_bytes()
+
+
+def test_the_citation_names_the_packages_version() -> None:
+    assert read_yaml(ROOT / "CITATION.cff")["version"] == aaclip_med.__version__

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from aaclip_med.cli.main import main
 from aaclip_med.errors import InputError
+from aaclip_med.inference.engines import load_engine
 from aaclip_med.inference.exporting import ABOUT
 from aaclip_med.inference.network import build_network, sample_scale
 from aaclip_med.inference.predictor import Predictor, load_predictor
@@ -36,13 +37,15 @@ def network(predictor: Predictor) -> HeatmapNetwork:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One file of each format, from the command line."""
+    """One file of each format: two from the command line, and the one that an engine keeps."""
     pytest.importorskip("onnxscript")
     folder = tmp_path_factory.mktemp("exported")
     made = {}
-    for form, ending in (("torchscript", ".ts"), ("onnx", ".onnx"), ("torch-export", ".pt2")):
+    for form, ending in (("torchscript", ".ts"), ("torch-export", ".pt2")):
         made[form] = folder / f"model{ending}"
         assert main(["export", "--format", form, "--adapters", "demo", "--preset", "liver-ct", "--out", str(made[form])]) == 0
+    load_engine(load_predictor("demo", "liver-ct", device="cpu"), folder / "kept")
+    (made["onnx"],) = (folder / "kept").iterdir()
     return made
 
 
@@ -99,6 +102,13 @@ def test_every_format_computes_the_same_heat_for_any_batch_and_size(files: dict[
                 torch.testing.assert_close(other, heat, atol=1e-4, rtol=0.0)
             for ours, theirs in zip((log_odds, detection), engine.score(pictures), strict=True):
                 torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=0.0)
+
+
+def test_an_engine_takes_the_file_that_it_kept(files: dict[str, Path]) -> None:
+    written = files["onnx"].stat().st_mtime_ns
+    load_engine(load_predictor("demo", "liver-ct", device="cpu"), files["onnx"].parent)
+    assert files["onnx"].stat().st_mtime_ns == written
+    assert list(files["onnx"].parent.iterdir()) == [files["onnx"]]
 
 
 def test_an_exported_file_says_what_it_is(files: dict[str, Path]) -> None:
