@@ -44,14 +44,6 @@ def run_serve(options: argparse.Namespace) -> int:
     import sys
 
     from aaclip_med.errors import InputError
-
-    try:
-        import uvicorn
-
-        from aaclip_med.server.app import create_app
-    except ModuleNotFoundError as error:
-        raise InputError(f"serve needs {error.name}; install aaclip-med[server]") from None
-    from aaclip_med.model.precision import choose_device
     from aaclip_med.server.settings import (
         TLS_ADVICE,
         Settings,
@@ -72,6 +64,14 @@ def run_serve(options: argparse.Namespace) -> int:
         keep_seconds=60.0 * options.keep_minutes,
     )
     check_exposure(options.host, settings.token)
+    try:
+        import uvicorn
+
+        from aaclip_med.server.app import create_app
+    except ModuleNotFoundError as error:
+        raise InputError(f"serve needs {error.name}; install aaclip-med[server]") from None
+    from aaclip_med.model.precision import choose_device
+
     for device in settings.devices:
         choose_device(device)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 import uvicorn
 
+from aaclip_med.model.checkpoint import find_checkpoint, read_checkpoint
 from aaclip_med.server.app import Service, create_app
 from aaclip_med.server.settings import Settings
 
@@ -144,6 +146,22 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """A server with a token, 2 s for a job and 2 s for its result."""
     settings = Settings(devices=("cpu",), token=TOKEN, job_seconds=2.0, keep_seconds=2.0)
     yield from serve(settings, tmp_path_factory.mktemp("strict"))
+
+
+@pytest.fixture(scope="package")
+def bare_adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demonstration without its calibration, which would bind it to whole axial slices."""
+    demo = read_checkpoint(find_checkpoint("demo", "brain-mri"))
+    path = tmp_path_factory.mktemp("adapters") / "bare.safetensors"
+    path.write_bytes(replace(demo, calibration=None, provenance={**demo.provenance, "calibration": None}).to_bytes())
+    return path
+
+
+@pytest.fixture(scope="module")
+def pair(bare_adapters: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A server of two workers, with adapters that take any cut."""
+    settings = Settings(devices=("cpu", "cpu"), adapters=(("bare", str(bare_adapters)),))
+    yield from serve(settings, tmp_path_factory.mktemp("pair"))
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,13 +15,9 @@ import httpx
 import pytest
 
 from aaclip_med.server.scratch import PREFIX, open_scratch, remove_stale
-from server.conftest import Client, as_npy, await_it, draw_volume
+from server.conftest import TOKEN, Client, as_npy, await_it, draw_volume
 
 SMALL = as_npy(draw_volume())
-LAUNCH = (
-    "import argparse, sys; from aaclip_med.cli.serving import add_serve, run_serve; parser = argparse.ArgumentParser(); "
-    "add_serve(parser.add_subparsers()); sys.exit(run_serve(parser.parse_args()))"
-)
 
 
 def test_a_running_job_is_cancelled_at_once_and_the_next_one_works(client: Client) -> None:
@@ -75,7 +72,7 @@ def test_a_job_that_takes_too_long_is_stopped_and_results_expire(strict: Client)
 
 def _launch(folder: Path, *options: str) -> tuple[subprocess.Popen[bytes], Path]:
     log = folder / f"log-{time.monotonic_ns()}"
-    command = [sys.executable, "-c", LAUNCH, "serve", "--device", "cpu", *options]
+    command = [sys.executable, "-m", "aaclip_med", "serve", "--device", "cpu", *options]
     with log.open("wb") as stream:
         return subprocess.Popen(command, env={**os.environ, "TMPDIR": str(folder)}, stderr=stream, stdout=stream), log
 
@@ -135,6 +132,38 @@ def test_a_killed_servers_folder_and_workers_go_and_the_next_server_cleans_up_af
     assert second.wait(30) in (0, -signal.SIGTERM)
     assert not list(tmp_path.glob(f"{PREFIX}*"))
     assert "Traceback" not in log.read_text()
+
+
+def test_a_server_on_every_address_starts_with_a_token_alone(tmp_path: Path, free_port: int) -> None:
+    refused, log = _launch(tmp_path, "--host", "0.0.0.0", "--port", str(free_port))
+    assert refused.wait(60) == 2
+    assert "give a token" in log.read_text()
+    assert "Traceback" not in log.read_text()
+    (tmp_path / "token").write_text(TOKEN)
+    options = ("--host", "0.0.0.0", "--port", str(free_port), "--token-file", str(tmp_path / "token"))
+    process, log = _launch(tmp_path, *options)
+    try:
+        _await_health(free_port)
+        address = f"http://{_find_own_address()}:{free_port}/v1"
+        assert httpx.get(f"{address}/health").status_code == 200
+        assert httpx.get(f"{address}/models").status_code == 401
+        assert httpx.get(f"{address}/models", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) in (0, -signal.SIGTERM)
+    said = log.read_text()
+    assert "put TLS in front" in said
+    assert TOKEN not in said
+
+
+def _find_own_address() -> str:
+    """An address of this machine that is not loopback, where it has one."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing; chooses the way out
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
 
 
 def test_a_living_servers_folder_is_left_alone(tmp_path: Path) -> None:

@@ -34,7 +34,10 @@ class Stopwatch:
 def _read_starved() -> dict[str, float]:
     """How long each thread has waited for a processor so far, seconds; this one first."""
     starved = {"": 0.0}
-    for name, path in {"": Path("/proc/thread-self"), **{path.name: path for path in Path("/proc/self/task").glob("*")}}.items():
+    for name, path in {
+        "": Path("/proc/thread-self"),
+        **{path.name: path for path in Path("/proc/self/task").glob("*")},
+    }.items():
         try:
             starved[name] = int((path / "schedstat").read_text(encoding="ascii").split()[1]) / 1e9
         except (OSError, ValueError, IndexError):

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from conftest import make_result
+from views import ENVIRONMENT, SIZE, can_draw, open_views
 
-SIZE = (480, 480)
+SLICE_SIZE = (480, 480)
 
 
 def draw_slice(application: Any, scan: Any, findings: Any, place: Any) -> tuple[np.ndarray, tuple[int, int]]:
@@ -28,11 +30,11 @@ def draw_slice(application: Any, scan: Any, findings: Any, place: Any) -> tuple[
     node = logic.AddSliceNode("Red")
     node.SetOrientation("Axial")
     application.GetSliceLogics().AddItem(logic)
-    node.SetDimensions(*SIZE, 1)
+    node.SetDimensions(*SLICE_SIZE, 1)
     show_overlay(scan, findings.heatmap, 0.6)
     show_legend(findings.heatmap, findings.is_calibrated)
     node.RotateToVolumePlane(scan)
-    logic.FitSliceToBackground(*SIZE)
+    logic.FitSliceToBackground(*SLICE_SIZE)
     node.JumpSliceByOffsetting(*place)
     connection = logic.GetImageDataConnection()
     connection.GetProducer().Update()
@@ -79,7 +81,7 @@ def test_the_overlay_is_coloured_above_the_threshold_and_grey_below(application:
     assert 0.002 < coloured.mean() < 0.25
     assert (rgb[~coloured].max(axis=-1) > 60).mean() > 0.1  # the scan around it
     path = tmp_path / "slice.png"
-    Image.fromarray(np.flipud(picture[..., :3])).resize(SIZE).save(path)
+    Image.fromarray(np.flipud(picture[..., :3])).resize(SLICE_SIZE).save(path)
     assert path.stat().st_size > 5_000
 
 
@@ -92,3 +94,41 @@ def test_the_legend_belongs_to_the_heatmap_and_says_what_heat_is(application: An
     assert legend.GetPrimaryDisplayNode() is findings.heatmap.GetDisplayNode()
     assert legend.GetTitleText() == "Model probability\n(uncalibrated)"
     assert legend.GetVisibility()
+
+
+def test_the_views_show_slice_outline_point_and_legend_as_the_application_does(
+    application: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import slicer
+    from AAClipMedLib.colours import make_ramp
+    from PIL import Image
+
+    if not can_draw():
+        pytest.skip("no EGL to draw with (Debian: libegl1 libegl-mesa0 libgl1-mesa-dri)")
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    scan, findings = make_scene()
+    views = open_views(application, scan, findings)
+    whole = {name: view.draw().astype(int) for name, view in views.items()}
+    legend = slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(findings.heatmap)
+    legend.SetVisibility(False)
+    findings.segmentation.SetDisplayVisibility(False)
+    findings.peaks.SetDisplayVisibility(False)
+    for name, view in views.items():
+        bare, blended = view.draw().astype(int), view.blend().astype(int)
+        assert np.abs(bare - blended).max() <= 2, "with all else hidden the window shows what the slice logic blends"
+        added = np.abs(whole[name] - bare).max(axis=-1) > 40
+        middle, bar = slice(SIZE // 2 - 4, SIZE // 2 + 5), slice(int(0.9 * SIZE), SIZE)
+        assert _shows(whole[name][middle, middle], (1.0, 0.9, 0.3)), "the peak's point is in the middle of every view"
+        assert _shows(whole[name], (0.95, 0.35, 0.25)), "the outline has the segment's colour"
+        assert added[:, bar].mean() > 0.05
+        for colour in make_ramp()[[2, 64, 128, 192, 253]]:
+            assert _shows(whole[name][:, bar], colour), "the legend runs through the heatmap's own colours"
+        assert added[:, : SIZE // 4].mean() < 0.01
+        view.close()
+    Image.fromarray(np.concatenate([one.astype(np.uint8) for one in whole.values()], axis=1)).save(tmp_path / "views.png")
+
+
+def _shows(picture: np.ndarray, colour: Any) -> bool:
+    """Whether a pixel of the picture has the colour (RGB, 0 to 1), nearly."""
+    return bool((np.abs(picture - 255.0 * np.asarray(colour)).max(axis=-1) <= 12).any())

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import GEOMETRIES, make_geometry, make_result, make_transform
+from stopwatch import LONGEST_BLOCK, Stopwatch
+from test_work import run_loop
 
 SHAPE = (9, 13, 17)
 MARKS = ((2, 3, 4), (6, 10, 14))
@@ -338,3 +340,62 @@ def test_results_of_this_module_are_never_scored_themselves(scene: Any) -> None:
 
     volume, _, _ = make_case(scene, "axial")
     assert list_volumes(scene) == [volume]
+
+
+def test_a_large_result_enters_the_scene_without_blocking_it(scene: Any, tmp_path: Any) -> None:
+    import slicer
+    from AAClipMedLib.heatmap import set_threshold, show_legend, show_overlay
+    from AAClipMedLib.jobs import Job, Settings, read_result
+    from AAClipMedLib.results import Search, add_findings, show_found
+    from AAClipMedLib.work import Work
+
+    shape, matrix = (120, 512, 512), make_geometry("oblique")
+    assert scene is slicer.mrmlScene
+    volume = slicer.util.addVolumeFromArray(np.zeros(shape, np.uint8), ijkToRAS=matrix, name="scan")
+    heat = np.full(shape, 0.1, np.float32)
+    blobs = [(10, 40, 40), (60, 250, 300), (100, 470, 470)]
+    for number, (k, j, i) in enumerate(blobs):
+        heat[k : k + 6, j : j + 20, i : i + 20] = 0.9 - 0.1 * number
+    small = make_result(heat, matrix)
+    np.save(tmp_path / "heatmap.npy", heat)
+    (tmp_path / "result.json").write_text(json.dumps(small.account), encoding="utf-8")
+    del heat
+
+    class Reading(Work):
+        def do(self) -> Any:
+            return read_result(tmp_path, Job(slicer.util.arrayFromVolume(volume), matrix, Settings(minimum_ml=0.001)))
+
+    work = Reading()
+    work.start()
+    events, longest = run_loop(work)
+    watch = Stopwatch()
+    with watch:
+        findings = add_findings(volume, events[-1].value, make_request(matrix))
+    with watch:
+        show_overlay(volume, findings.heatmap, 0.6)
+        show_legend(findings.heatmap, False)
+    search = Search(findings, 0.75)
+    search.start()
+    found, again = run_loop(search)
+    with watch:
+        show_found(findings, found[-1].value)
+    with watch:
+        set_threshold(findings.heatmap, 0.6)
+    assert findings.table.GetNumberOfRows() == 2
+    assert slicer.util.arrayFromVolume(findings.heatmap)[62, 255, 310] == pytest.approx(0.8)
+    assert max(watch.longest, longest, again) < LONGEST_BLOCK
+
+
+def test_the_mask_of_a_result_leaves_small_regions_out_where_that_was_asked_for(slicer_core: Any) -> None:
+    from dataclasses import replace
+
+    from AAClipMedLib.jobs import Job, Settings
+
+    assert slicer_core
+    heat = np.zeros(SHAPE, np.float32)
+    heat[1, 2, 3], heat[4:7, 5:9, 6:11] = 0.9, 0.8
+    result = make_result(heat, np.eye(4))
+    np.testing.assert_array_equal(result.mask.fill(SHAPE), heat > 0.5)
+    job = Job(heat, np.eye(4), Settings(minimum_ml=0.01))
+    np.testing.assert_array_equal(replace(result, job=job).mask.fill(SHAPE), heat == np.float32(0.8))
+    assert not replace(result, account=result.account | {"threshold": 0.95}).mask.voxels.any()
