@@ -46,8 +46,8 @@ def draw_montage(
         for word, place in _choose(len(ranked))
     ]
     footer = (
-        f"{predictor.note}. Ranked by pixel average precision among {len(ranked)} cases with a lesion; heat below "
-        f"{SHOWN_FROM:.0%} of the normal pixels is left clear."
+        f"{predictor.note}. Ranked by pixel average precision, cases with a lesion: {len(ranked)}. Only heat above "
+        f"{SHOWN_FROM:.0%} of the normal pixels is drawn."
     )
     draw_overview(
         path,
@@ -62,6 +62,8 @@ def draw_montage(
 
 def _choose(count: int) -> list[tuple[str, int]]:
     """Which of ``count`` ranked cases are shown, each once, and what they are called."""
+    if count == 1:
+        return [("only", 0)]
     each = EACH if count >= 3 * EACH else 1
     middle = (count - each) // 2
     places = {

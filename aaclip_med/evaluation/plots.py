@@ -101,5 +101,13 @@ def _finish(axes: Axes, title: str, x: str, y: str, legend: str | None = None) -
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     if legend and axes.get_legend_handles_labels()[0]:
-        place = {"loc": "upper left", "bbox_to_anchor": (0, -0.14), "borderaxespad": 0, "alignment": "left"}
-        axes.legend(**place, title=legend, fontsize=8.5, title_fontsize=8.5, frameon=False)
+        axes.legend(
+            loc="upper left",
+            bbox_to_anchor=(0, -0.14),
+            borderaxespad=0,
+            alignment="left",
+            title=legend,
+            fontsize=8.5,
+            title_fontsize=8.5,
+            frameon=False,
+        )

@@ -74,7 +74,7 @@ def test_the_pictures_show_curves_and_outlined_truth(written):
 
 
 def test_best_median_and_worst_are_each_shown_once():
-    assert _choose(1) == [("best", 0)]
+    assert _choose(1) == [("only", 0)]
     assert _choose(2) == [("best", 0), ("worst", 1)]
     assert _choose(3) == [("best", 0), ("median", 1), ("worst", 2)]
     assert _choose(11) == [("best", 0), ("best", 1), ("median", 4), ("median", 5), ("worst", 9), ("worst", 10)]
