@@ -17,9 +17,6 @@ from aaclip_med.errors import AaclipError, InputError
 from aaclip_med.zoo.names import find_bundle
 
 
-TRACKINGS = ("mlflow",)
-
-
 def describe_tracking(run_name: str) -> dict[str, Any]:
     """MONAI's settings of tracking by MLflow, with stage 1 beside stage 2 in the one run.
 
