@@ -24,6 +24,7 @@ from aaclip_med.inference.case import choose_threshold, score_case
 from aaclip_med.inference.cutting import Cutting, check_calibrated_alike
 from aaclip_med.inference.predictor import Predictor, load_predictor
 from aaclip_med.inference.provenance import describe_run
+from aaclip_med.scoring.operating import THRESHOLDS
 
 Array = np.ndarray[Any, Any]
 Tell = Callable[[float, str], None]
@@ -87,7 +88,8 @@ def run_job(folder: Path, request: JobRequest, predictor: Predictor, tell: Tell)
     """Score the job's volume; ``tell`` hears how far it is, and what it raises ends the job.
 
     ``heatmap.npy`` is float32 (K, J, I) on the volume's own grid. ``result.json`` holds the score, its p-value, the candidates
-    (RAS mm, voxel indices I, J, K), the slices' scores, ijk_to_ras (4, 4) and the run's account.
+    (RAS mm, voxel indices I, J, K), the slices' scores, ijk_to_ras (4, 4), the run's account, and what thresholds did to the
+    calibration's normal volumes (null where that was not counted).
 
     Raises:
         InputError: the volume or the request cannot be used.
@@ -118,9 +120,22 @@ def run_job(folder: Path, request: JobRequest, predictor: Predictor, tell: Tell)
             ],
             "ijk_to_ras": volume.affine,
             "run": describe_run(predictor),
+            "operating": _describe_operating(predictor),
         },
     )
     tell(1.0, "done")
+
+
+def _describe_operating(predictor: Predictor) -> dict[str, Any] | None:
+    table = predictor.calibration.operating if predictor.calibration else None
+    if table is None:
+        return None
+    return {
+        "volumes": len(table.peaks),
+        "minimum_ml": table.minimum_ml,
+        "thresholds": list(THRESHOLDS),
+        "candidates": list(table.false_positives),
+    }
 
 
 def _read(folder: Path, name: str, ijk_to_ras: list[list[float]] | None) -> Volume:

@@ -25,7 +25,7 @@ from AAClipMedLib.phantoms import Drawing, Phantom, add_phantom
 from AAClipMedLib.remote import find_token
 from AAClipMedLib.results import Findings, Found, Search, find_findings, show_found
 from AAClipMedLib.scoring import make_task
-from AAClipMedLib.words import describe_result
+from AAClipMedLib.words import describe_result, describe_threshold
 from AAClipMedLib.work import Work
 from slicer.i18n import tr as _
 from slicer.i18n import translate
@@ -332,6 +332,7 @@ class AAClipMedWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui.segmentEditorButton.enabled = findings is not None
         if findings is None:
             self.ui.resultLabel.text = _("No result yet.")
+            self.ui.thresholdLabel.text = ""
             self.ui.candidatesTable.rowCount = 0
             return
         self._parameterNode.threshold = min(max(findings.heatmap.GetDisplayNode().GetLowerThreshold(), 0.0), 1.0)
@@ -339,7 +340,9 @@ class AAClipMedWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._showCandidates(findings)
 
     def _showCandidates(self, findings: Findings) -> None:
-        self.ui.resultLabel.text = describe_result(findings.result)
+        result = findings.result
+        self.ui.resultLabel.text = describe_result(result)
+        self.ui.thresholdLabel.text = describe_threshold(result, result.threshold)
         table, rows = self.ui.candidatesTable, findings_table.list_rows(findings.candidates)
         table.columnCount = len(findings_table.COLUMNS)
         table.setHorizontalHeaderLabels(list(findings_table.COLUMNS))
@@ -361,6 +364,7 @@ class AAClipMedWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         findings = self.findFindings()
         if findings is not None:
             heatmap_view.set_threshold(findings.heatmap, threshold)
+            self.ui.thresholdLabel.text = describe_threshold(findings.result, threshold)
 
     def onOpacity(self, opacity: float) -> None:
         """The overlay follows the slider."""

@@ -137,6 +137,9 @@ def make_result(heat: np.ndarray, ijk_to_ras: np.ndarray, threshold: float = 0.5
         "axis": 2,
         "candidates": candidates,
         "slices": [],
+        "operating": {"volumes": 20, "minimum_ml": 0.0, "thresholds": [0.4, 0.6, 0.8], "candidates": [9.0, 1.3, 0.0]}
+        if calibrated
+        else None,
         "run": {
             "aaclip_med": "1.2.3",
             "calibrated": calibrated,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -106,6 +107,21 @@ def test_every_file_of_the_module_is_listed_for_the_build() -> None:
     expected = [path.relative_to(MODULE_FOLDER).as_posix().replace("AAClipMed.py", "${MODULE_NAME}.py") for path in files]
     missing = [name for name in expected if name not in listed.replace("${MODULE_NAME}Lib", "AAClipMedLib")]
     assert missing == []
+
+
+def test_the_catalogue_entry_has_the_schemas_keys_and_agrees_with_the_build() -> None:
+    entry = json.loads((MODULE_FOLDER.parent / "AAClipMed.json").read_text(encoding="utf-8"))
+    build = (MODULE_FOLDER.parent / "CMakeLists.txt").read_text(encoding="utf-8")
+    # slicer-extension-catalog-entry-schema-v1.0.2.json
+    assert {"$schema", "category", "scm_url"} <= set(entry)
+    assert set(entry) <= {"$schema", "category", "scm_url", "scm_type", "scm_revision", "build_dependencies", "tier"}
+    assert entry["$schema"].endswith("/slicer-extension-catalog-entry-schema-v1.0.2.json#")
+    assert entry["scm_type"] in ("git", "local")
+    assert 1 <= entry["tier"] <= 5
+    assert f'set(EXTENSION_CATEGORY "{entry["category"]}")' in build
+    assert f'set(EXTENSION_DEPENDS "{" ".join(entry["build_dependencies"])}")' in build
+    if entry["scm_type"] == "local":
+        assert (MODULE_FOLDER.parents[1] / entry["scm_url"] / "CMakeLists.txt").is_file()
 
 
 def test_the_library_imports_slicer_vtk_numpy_and_the_standard_library_alone() -> None:
@@ -235,6 +251,17 @@ def test_a_p_value_is_told_in_words(desk: SimpleNamespace) -> None:
     show_result(desk, calibrated=True)
     assert "p = 0.02: of 100 volumes like the normal ones" in desk.ui.resultLabel.text
     assert "about 2 would score this high" in desk.ui.resultLabel.text
+
+
+def test_the_threshold_is_told_in_candidates_of_normal_volumes(desk: SimpleNamespace) -> None:
+    show_result(desk, calibrated=True)
+    assert desk.ui.thresholdLabel.text.startswith("0.4: 9 candidates a normal volume, on average over the 20")
+    desk.ui.thresholdSlider.value = 0.7
+    assert desk.ui.thresholdLabel.text.startswith("0.6: 1.3 candidates")
+    desk.ui.thresholdSlider.value = 0.2
+    assert "were not counted" in desk.ui.thresholdLabel.text
+    show_result(desk)
+    assert desk.ui.thresholdLabel.text == ""
 
 
 def test_all_loaded_volumes_are_scored_one_after_another(desk: SimpleNamespace) -> None:

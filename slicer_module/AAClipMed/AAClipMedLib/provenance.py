@@ -32,6 +32,7 @@ def list_facts(result: Result, request: dict[str, Any], place: str) -> dict[str,
         "note": run.get("note"),
         "ran_on": place,
         "settings": settings,
+        "operating": account.get("operating"),
         "run": run,
     }
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in facts.items() if value is not None}

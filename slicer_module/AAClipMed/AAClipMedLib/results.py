@@ -24,6 +24,7 @@ from .segmentation import add_segmentation, draw_mask
 from .work import Work
 
 _PARTS = ("segmentation", "table", "peaks")
+_FACTS = ("score", "p_value", "threshold", "run", "operating")
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Findings:
     def result(self) -> Result:
         """The result as the nodes hold it."""
         facts = read_facts(self.heatmap)
-        account = {name: json.loads(facts.get(name, "null")) for name in ("score", "p_value", "threshold", "run")}
+        account = {name: json.loads(facts.get(name, "null")) for name in _FACTS}
         return Result(slicer.util.arrayFromVolume(self.heatmap), account | {"candidates": self.candidates})
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 from .jobs import Result
 
 
@@ -27,6 +29,24 @@ def describe_result(result: Result) -> str:
         sentences.append("Demonstration adapters: this says nothing about a patient.")
     sentences.append("For research, not for clinical use.")
     return " ".join(sentences)
+
+
+def describe_threshold(result: Result, threshold: float) -> str:
+    """What a threshold did to the calibration's normal volumes; empty where the adapters do not know.
+
+    Counts exist at some thresholds; the next lower one's is told, which is rather too many than too few.
+    """
+    operating = result.account.get("operating")
+    if not operating:
+        return ""
+    at = bisect_right(operating["thresholds"], threshold) - 1
+    if at < 0:
+        return f"Below {operating['thresholds'][0]:.3g} candidates in normal volumes were not counted."
+    least = f" of {operating['minimum_ml']:g} ml or more" if operating["minimum_ml"] else ""
+    return (
+        f"{operating['thresholds'][at]:.7g}: {operating['candidates'][at]:.2g} candidates{least} a normal volume, on average "
+        f"over the {operating['volumes']} of the calibration."
+    )
 
 
 def _count_in_hundred(p_value: float) -> str:
