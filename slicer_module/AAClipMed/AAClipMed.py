@@ -39,6 +39,8 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 POLL_MS = 50
+MOST_ROWS = 500
+"""So many candidates, the hottest, stand in the panel; the table node holds all."""
 
 
 class AAClipMed(ScriptedLoadableModule):
@@ -55,6 +57,25 @@ class AAClipMed(ScriptedLoadableModule):
             "For research, not for clinical use."
         )
         self.parent.acknowledgementText = _("After AA-CLIP (CVPR 2025).")
+        slicer.app.connect("startupCompleted()", registerSampleData)
+
+
+def registerSampleData() -> None:
+    """Offer a phantom of each preset in the Sample Data module; nothing is downloaded."""
+    import SampleData
+
+    def draw(preset: str) -> None:
+        slicer.util.selectModule("AAClipMed")
+        slicer.modules.aaclipmed.widgetRepresentation().self().drawPhantom(preset)
+
+    icon = Path(__file__).parent / "Resources" / "Icons" / "AAClipMed.png"
+    for preset in PRESETS:
+        SampleData.SampleDataLogic.registerCustomSampleDataSource(
+            category="AA-CLIP",
+            sampleName=f"Phantom {preset}",
+            thumbnailFileName=str(icon),
+            customDownloader=lambda _source, preset=preset: draw(preset),
+        )
 
 
 @parameterNodeWrapper
@@ -306,6 +327,12 @@ class AAClipMedWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 [Task(_("Phantom"), lambda: Drawing(preset, seed, place.interpreter, place.is_own), self.showPhantom)]
             )
 
+    def drawPhantom(self, preset: str) -> None:
+        """Draw a phantom for a preset, which is chosen along with it."""
+        if not self.desk.is_busy:
+            self._parameterNode.preset = preset
+            self.onPhantom()
+
     def showPhantom(self, phantom: Phantom) -> None:
         """Load a phantom and choose it."""
         volume, _lesions = add_phantom(phantom)
@@ -343,7 +370,7 @@ class AAClipMedWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         result = findings.result
         self.ui.resultLabel.text = describe_result(result)
         self.ui.thresholdLabel.text = describe_threshold(result, result.threshold)
-        table, rows = self.ui.candidatesTable, findings_table.list_rows(findings.candidates)
+        table, rows = self.ui.candidatesTable, findings_table.list_rows(findings.candidates)[:MOST_ROWS]
         table.columnCount = len(findings_table.COLUMNS)
         table.setHorizontalHeaderLabels(list(findings_table.COLUMNS))
         table.rowCount = len(rows)

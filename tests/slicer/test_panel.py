@@ -327,11 +327,23 @@ def test_check_writes_its_findings_into_the_log(desk: SimpleNamespace) -> None:
     assert "[OK] Weights:" in log
 
 
-def test_a_phantom_is_drawn_loaded_and_chosen(desk: SimpleNamespace) -> None:
-    desk.panel.onPhantom()
+def test_a_phantom_of_each_preset_is_offered_as_sample_data(desk: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    import slicer
+
+    offered: dict[str, dict[str, Any]] = {}
+    logic = SimpleNamespace(registerCustomSampleDataSource=lambda **source: offered.update({source["sampleName"]: source}))
+    monkeypatch.setitem(sys.modules, "SampleData", SimpleNamespace(SampleDataLogic=logic))
+    representation = SimpleNamespace(self=lambda: desk.panel)
+    slicer.modules.aaclipmed = SimpleNamespace(widgetRepresentation=lambda: representation)
+    desk.module.registerSampleData()
+    assert set(offered) == {"Phantom brain-mri", "Phantom liver-ct", "Phantom retinal-oct"}
+    assert all(Path(source["thumbnailFileName"]).is_file() for source in offered.values())
+    offered["Phantom retinal-oct"]["customDownloader"](None)
+    assert desk.person.modules == ["AAClipMed"]
     run_until(lambda: desk.ui.applyButton.text == "Apply")
+    assert desk.chosen.inputVolume.GetName().startswith("Phantom retinal-oct")
+    assert desk.chosen.preset == "retinal-oct"
     assert desk.person.errors == []
-    assert desk.chosen.inputVolume.GetName().startswith("Phantom brain-mri")
     assert desk.scene.GetFirstNodeByClass("vtkMRMLLabelMapVolumeNode") is not None
 
 
