@@ -93,7 +93,7 @@ class Block:
             attended = attend(query, key, value, causal)
         else:
             parts = zip(*(torch.split(part, list(lengths), dim=2) for part in (query, key, value)), strict=True)
-            attended = torch.cat([attend(*part, causal=causal) for part in parts], dim=1)
+            attended = torch.cat([attend(q, k, v, causal) for q, k, v in parts], dim=1)
         return self._feed(tokens + self.scale_1(self.project_out(attended)))
 
     def _feed(self, tokens: torch.Tensor) -> torch.Tensor:
