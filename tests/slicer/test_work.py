@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
+import venv
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -346,6 +349,33 @@ def test_packages_that_slicer_needs_are_pinned_and_a_wheel_folder_needs_no_netwo
     assert "--no-index" in arguments
     assert arguments[-1] == "aaclip-med"
     assert "--no-index" not in list_arguments("aaclip-med", tmp_path / "constraints.txt", None)
+
+
+def test_packages_come_from_a_folder_of_wheels_without_a_network(tmp_path: Path) -> None:
+    from AAClipMedLib.install import Installation
+
+    base = Path(sys.base_prefix) / ("python.exe" if os.name == "nt" else "bin/python3")
+    if subprocess.run([base, "-m", "pip", "--version"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("the Python that this one was made from has no pip")
+    info = "site_probe-1.0.dist-info"
+    files = {
+        "site_probe.py": "",
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: site-probe\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    files[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in (*files, f"{info}/RECORD"))
+    (tmp_path / "wheels").mkdir()
+    with zipfile.ZipFile(tmp_path / "wheels" / "site_probe-1.0-py3-none-any.whl", "w") as wheel:
+        for name, text in files.items():
+            wheel.writestr(name, text)
+    venv.create(tmp_path / "python", system_site_packages=True)
+    python = tmp_path / "python" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    work = Installation(str(python), False, str(tmp_path / "wheels"), "site-probe")
+    work.start()
+    events, longest = run_loop(work)
+    assert events[-1].kind == "done", events[-1].text
+    assert list((tmp_path / "python").rglob("site_probe.py"))
+    assert longest < LONGEST_BLOCK
 
 
 def test_an_installation_without_its_wheel_says_so_and_changes_nothing(tmp_path: Path) -> None:
