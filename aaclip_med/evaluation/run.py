@@ -20,6 +20,7 @@ from aaclip_med.evaluation.tally import Tally
 from aaclip_med.evaluation.views import adapt_case, fit_mask, frame_case, is_on_square, score_view
 from aaclip_med.inference.cutting import Cutting
 from aaclip_med.inference.predictor import Predictor, load_predictor
+from aaclip_med.scoring.metrics import require_no_nan
 from aaclip_med.scoring.pooling import read_share
 
 Track = Callable[[Sequence[Case]], Iterable[Case]]
@@ -49,6 +50,7 @@ def evaluate_cases(
         try:
             adapted = adapt_case(case, predictor, cutting)
             view = score_view(frame_case(adapted, predictor, cutting), predictor, cutting)
+            require_no_nan(view.maps)
         except AaclipError as error:
             failures.append({"case": case.name, "error": str(error)})
             tally.add_missing(case, _count_mask(case, predictor, cutting))
