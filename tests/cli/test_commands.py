@@ -267,7 +267,7 @@ def test_a_faulty_volume_is_named_with_its_fault_and_leaves_no_heatmap(
     assert len(lines) == 1
     assert "faulty.nii" in lines[0]
     assert words in lines[0]
-    assert not list((tmp_path / "out" / "heatmaps").iterdir())
+    assert not list((tmp_path / "out").rglob("*_heatmap*"))
     assert read_table(tmp_path / "out" / "volumes.csv")[0]["status"] == "failed"
 
 
