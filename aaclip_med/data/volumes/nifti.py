@@ -44,6 +44,8 @@ def read_nifti(path: Path, number: int | None) -> Volume:
         with _silence_nibabel():
             image = nib.load(path, mmap=False)
         header = image.header
+        if isinstance(image, nib.Cifti2Image):
+            raise InputError(f"{path}: CIFTI, which holds no scan but values on surfaces; name the volume they were made from")
         if not isinstance(header, nib.Nifti1Header):
             raise InputError(f"{path}: an Analyze 7.5 file, which does not say how it lies; convert it to NIfTI")
         described = Path(image.file_map.get("header", image.file_map["image"]).filename or path)
