@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from aaclip_med.inference.job import JobRequest
 from aaclip_med.server.jobs import Job, Jobs
-from aaclip_med.server.worker import serve_jobs
+from aaclip_med.server.lifeline import run_worker
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Supervisor:
     def _start_process(self) -> tuple[BaseProcess, Connection]:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=serve_jobs, args=(theirs, asdict(self._warm)), daemon=True)
+        process = context.Process(target=run_worker, args=(theirs, asdict(self._warm)), daemon=True)
         process.start()
         theirs.close()
         self.process = process

@@ -11,9 +11,7 @@ import json
 import logging
 import os
 import signal
-import threading
 from dataclasses import replace
-from multiprocessing import connection, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,6 @@ def serve_jobs(pipe: Connection, warm: dict[str, Any]) -> None:
     """Do the jobs that come in, until the server ends. ``warm``: a request whose model is loaded before the first one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     models = _Models()
     problem = None
     try:
@@ -84,11 +81,3 @@ def _hide(error: BaseException, folder: Path) -> str:
 
 def _send(pipe: Connection, **values: Any) -> None:
     pipe.send_bytes(json.dumps(values).encode())
-
-
-def _end_with_parent() -> None:
-    """End at once when the server is killed: a job for nobody would keep the device."""
-    parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
