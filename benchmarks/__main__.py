@@ -43,7 +43,7 @@ def run(module: str, *arguments: str) -> Any:
 
 def measure(parts: list[str], quick: bool) -> dict[str, Any]:
     """The figures of the chosen parts."""
-    backbone, size, small = ("ViT-B-16", 224, 112) if quick else ("ViT-L-14-336", 518, 336)
+    backbone, size, small, smallest = ("ViT-B-16", 224, 112, 80) if quick else ("ViT-L-14-336", 518, 336, 224)
     scene = ["--backbone", backbone]
     rates = {"float32": measure_rate(torch.float32), "bf16": measure_rate(torch.bfloat16)}
     figures: dict[str, Any] = {"machine": describe_machine() | {"matrix_gflops": rates}}
@@ -54,7 +54,7 @@ def measure(parts: list[str], quick: bool) -> dict[str, Any]:
     if "accuracy" in parts:
         figures["accuracy"] = run("accuracy", *(["--phantoms", "2", "--presets", "brain-mri"] if quick else []))
     if "growth" in parts:
-        shapes = [(small // 2 // 28 * 28, 1), (small, 1), (size, 1), (size, 2), (size, 4)]
+        shapes = [(smallest, 1), (small, 1), (size, 1), (size, 2), (size, 4)]
         figures["growth"] = [
             {"size": side, "slices": count}
             | run("tower", "bf16", *scene, "--size", str(side), "--slices", str(count), "--no-profile")
