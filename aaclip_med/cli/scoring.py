@@ -70,7 +70,12 @@ def _add_running(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--shard", metavar="K/N", help="only every N-th case, from the K-th (from 0); under torchrun it is known by itself"
     )
-    group.add_argument("--engine", choices=("local", "ray"), default="local", help="ray: on the workers of a Ray cluster")
+    group.add_argument(
+        "--engine",
+        choices=("local", "onnx", "ray"),
+        default="local",
+        help="onnx: ONNX Runtime in torch's place; ray: on the workers of a Ray cluster",
+    )
     group.add_argument("--address", help="of the Ray cluster (default: this machine alone)")
     group.add_argument("--workers", type=int, default=0, metavar="N", help="Ray workers (default: one a GPU)")
 
@@ -119,6 +124,10 @@ def run_score(options: argparse.Namespace) -> int:
         tally = score_on_cluster(found, load_options(options), options.out, task, cluster, progress, options.overwrite)
     else:
         predictor = load_predictor(**load_options(options))
+        if options.engine == "onnx":
+            from aaclip_med.inference.engines import load_engine
+
+            predictor.engine = load_engine(predictor)
         tally = score_sources(found, predictor, options.out, task, progress, options.overwrite, shard)
     if options.progress != "json":
         cases = tally.done + tally.failed

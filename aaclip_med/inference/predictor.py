@@ -20,6 +20,7 @@ from aaclip_med.inference.stream import SliceScores, SliceStream, Stack, count_n
 from aaclip_med.model.build import build_detector
 from aaclip_med.model.checkpoint import ZERO_SHOT, Checkpoint, find_checkpoint, read_checkpoint
 from aaclip_med.model.detector import Detector
+from aaclip_med.model.onnx_engine import OnnxEngine
 from aaclip_med.model.precision import choose_device, choose_dtype
 from aaclip_med.model.similarity import Domain
 from aaclip_med.presets import Preset, Window, get_preset
@@ -94,6 +95,7 @@ class Predictor:
         self.checkpoint = checkpoint
         self.batch_size = batch_size
         self.domain: Domain = domain
+        self.engine: OnnxEngine | None = None
         with torch.no_grad():
             self.anchors = self.detector.encode_noun(preset.noun_for(detector.config.fidelity.name)).float()
 
@@ -114,7 +116,7 @@ class Predictor:
         Raises:
             MemoryError: not even one slice fits.
         """
-        stream = SliceStream(self.detector, self.anchors, self.domain, self.device, self.dtype, self.batch_size)
+        stream = SliceStream(self.detector, self.anchors, self.domain, self.device, self.dtype, self.batch_size, self.engine)
         (scores,) = stream.score([images], lambda done: report(done / len(images)))
         self.batch_size = stream.batch_size
         return scores
@@ -195,7 +197,7 @@ class Predictor:
                 waiting.append(case)
                 yield from case.stacks
 
-        stream = SliceStream(self.detector, self.anchors, self.domain, self.device, self.dtype, self.batch_size)
+        stream = SliceStream(self.detector, self.anchors, self.domain, self.device, self.dtype, self.batch_size, self.engine)
         parts: list[SliceScores] = []
         for scores in stream.score(stacks(), report):
             self.batch_size = stream.batch_size

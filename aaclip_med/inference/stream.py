@@ -14,6 +14,7 @@ import torch
 from aaclip_med.arrays import make_array
 from aaclip_med.data.slices import WindowedSlices
 from aaclip_med.model.detector import Detector
+from aaclip_med.model.onnx_engine import OnnxEngine
 from aaclip_med.model.precision import autocast
 from aaclip_med.model.preprocess import normalise_slices, resize_slices
 from aaclip_med.model.similarity import Domain
@@ -91,8 +92,11 @@ class SliceStream:
         device: torch.device,
         dtype: torch.dtype,
         batch_size: int,
+        engine: OnnxEngine | None = None,
     ) -> None:
+        """``engine``: computes in the detector's place, in float32."""
         self.detector = detector
+        self.engine = engine
         self.anchors = anchors
         self.domain: Domain = domain
         self.device = device
@@ -164,6 +168,8 @@ class SliceStream:
 
     def _run(self, batch: torch.Tensor) -> _Result:
         """Log odds (B, size, size) and detection scores (B,), still on the device."""
+        if self.engine is not None:
+            return _Result(*self.engine.score(batch))
         count = len(batch)
         size = self.batch_size if self.device.type == "cuda" else min(2, self.batch_size)
         if count < size:

@@ -127,3 +127,18 @@ def test_the_page_holds_the_highest_scores_of_a_very_large_run_and_says_how_many
         float(row["score"]) for row in rows if row["case"] not in shown
     )
     assert "9 cases with lower scores are not on this page" in page
+
+
+def test_onnx_runtime_finds_what_torch_does(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_tables: Callable[[Path], dict[str, Table]]
+) -> None:
+    pytest.importorskip("onnxruntime", reason="ONNX Runtime is an extra: pip install 'aaclip-med[onnx]'")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    heat = {}
+    for engine in ("local", "onnx"):
+        out = tmp_path / engine
+        assert main(["score", str(scans / "case_00.nii.gz"), *DEMO, "--engine", engine, "--out", str(out)]) == 0
+        heat[engine] = nib.load(out / "heatmaps" / "case_00_heatmap.nii.gz").get_fdata()
+    np.testing.assert_allclose(heat["onnx"], heat["local"], atol=1e-4)
+    assert not np.array_equal(heat["onnx"], heat["local"])  # another engine did compute
+    assert json.loads((tmp_path / "onnx" / ".run" / "settings.json").read_text())["engine"] == "onnx"
