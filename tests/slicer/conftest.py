@@ -32,16 +32,14 @@ def slicer_core() -> ModuleType:
     return slicer
 
 
-@pytest.fixture
-def application(slicer_core: ModuleType, tmp_path: Path) -> Iterator[Any]:
-    """An application logic with an empty scene, and a cache folder to unpack scenes in."""
+def make_application(slicer_core: ModuleType, cache_folder: Path) -> Any:
+    """An application logic with an empty scene, and a folder to unpack scenes in."""
     import vtk
 
     scene = slicer_core.vtkMRMLScene()
     slicer_core.mrmlScene = scene
     files, cache = slicer_core.vtkDataIOManager(), slicer_core.vtkCacheManager()
-    (tmp_path / "cache").mkdir()
-    cache.SetRemoteCacheDirectory(str(tmp_path / "cache"))
+    cache.SetRemoteCacheDirectory(str(cache_folder))
     files.SetCacheManager(cache)
     scene.SetDataIOManager(files)
     scene.SetCacheManager(cache)
@@ -63,8 +61,16 @@ def application(slicer_core: ModuleType, tmp_path: Path) -> Iterator[Any]:
         application.SetModuleLogic(name.capitalize(), logic)
         modules[name] = SimpleNamespace(logic=lambda logic=logic: logic)
     slicer_core.modules = SimpleNamespace(**modules)
+    return application
+
+
+@pytest.fixture
+def application(slicer_core: ModuleType, tmp_path: Path) -> Iterator[Any]:
+    """An application logic with an empty scene, and a cache folder to unpack scenes in."""
+    (tmp_path / "cache").mkdir()
+    application = make_application(slicer_core, tmp_path / "cache")
     yield application
-    scene.Clear(1)
+    application.GetMRMLScene().Clear(1)
 
 
 @pytest.fixture

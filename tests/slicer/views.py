@@ -1,10 +1,17 @@
-"""Three slice views as the application draws them, with legend, outlines and points, off screen and without a GPU."""
+"""Three slice views as the application draws them, with legend, outlines and points, off screen and without a GPU.
+
+``python views.py PICTURES.npz`` draws a phantom with a synthetic heatmap: of each view the whole picture, the one with the
+slice alone, and what the slice logic blends. It runs in a process of its own: VTK ends the process that renders where there is
+no GL, and software GL brings compiler libraries that clash with torch's.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +29,7 @@ _PROBE = "import vtk; window = vtk.vtkRenderWindow(); window.SetOffScreenRenderi
 
 
 def can_draw() -> bool:
-    """Whether EGL is there. Tried in a process of its own: VTK ends the process that renders without it."""
+    """Whether EGL is there."""
     tried = subprocess.run(
         [sys.executable, "-c", _PROBE], env=os.environ | ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False
     )
@@ -119,3 +126,28 @@ def _read(image: Any) -> np.ndarray:
 
     width, height, _ = image.GetDimensions()
     return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(height, width, -1)[::-1, :, :3].copy()
+
+
+def main(path: str) -> None:
+    """Draw, and write the pictures."""
+    import slicer
+    from conftest import make_application
+    from test_pictures import make_scene
+
+    with tempfile.TemporaryDirectory() as cache:
+        application = make_application(slicer, Path(cache))
+        scan, findings = make_scene()
+        views = open_views(application, scan, findings)
+        pictures = {f"{name} whole": view.draw() for name, view in views.items()}
+        slicer.vtkSlicerColorLogic.GetColorLegendDisplayNode(findings.heatmap).SetVisibility(False)
+        findings.segmentation.SetDisplayVisibility(False)
+        findings.peaks.SetDisplayVisibility(False)
+        for name, view in views.items():
+            pictures |= {f"{name} bare": view.draw(), f"{name} blended": view.blend()}
+            view.close()
+        np.savez(path, **pictures)
+    os._exit(0)  # the order in which the scene's parts end is not what is looked at
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
