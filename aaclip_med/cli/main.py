@@ -14,6 +14,7 @@ from aaclip_med.cli.benchmarking import add_convert, add_index_import
 from aaclip_med.cli.evaluating import add_evaluate
 from aaclip_med.cli.exporting import add_export, add_pack
 from aaclip_med.cli.options import FIDELITIES, add_cutting, add_hardware, add_model, add_split
+from aaclip_med.cli.protocols import add_protocol
 from aaclip_med.cli.scoring import add_score
 from aaclip_med.cli.serving import add_serve
 from aaclip_med.cli.synthesising import add_synthesise
@@ -26,6 +27,7 @@ INTERRUPTED = 130
 ROOMS = {
     "score": "scoring",
     "evaluate": "evaluating",
+    "protocol": "protocols",
     "convert": "benchmarking",
     "serve": "serving",
     "inspect": "inspection",
@@ -51,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_synthesise(commands)
     _add_calibrate(commands)
     add_evaluate(commands)
+    add_protocol(commands)
     _add_index(commands)
     add_convert(commands)
     _add_inspect(commands)

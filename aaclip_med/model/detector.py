@@ -167,6 +167,10 @@ class Detector(Module):
 
     def encode_values(self, trunk: torch.Tensor, embedding: torch.Tensor) -> ImageFeatures:
         """The rest of stage 1's view (see ``encode_value_image``) of what ``encode_trunk`` gave."""
+        return ImageFeatures([level + embedding.unsqueeze(1) for level in self.tap_values(trunk)], embedding)
+
+    def tap_values(self, trunk: torch.Tensor) -> list[torch.Tensor]:
+        """The unit patch features (B, L, E) of each level after value-value attention from ``encode_trunk``'s tokens on."""
         direction = self.config.fidelity.value_attention
         plain_blocks = count_plain_blocks(len(self.tower.vision_blocks))
         levels: list[torch.Tensor] = []
@@ -175,7 +179,7 @@ class Detector(Module):
             values = values if number <= plain_blocks else block.attend_values(values, direction)
             if number in self.levels:
                 levels.append(functional.normalize(self.tower.project_patches(values[:, 1:]), dim=-1))
-        return ImageFeatures([level + embedding.unsqueeze(1) for level in levels], embedding)
+        return levels
 
     def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
         """Token ids (N, T) to embeddings (N, E), not normalised. What follows the end of all texts is not run: none sees it."""

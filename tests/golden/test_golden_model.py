@@ -11,7 +11,7 @@ from towers import GOLDEN_TOWER, golden_adapters, golden_facts, golden_state, go
 from aaclip_med import build_detector
 from aaclip_med.model.build import load_adapters
 from aaclip_med.model.similarity import map_anomaly, score_detection, sum_levels
-from aaclip_med.presets import PRESETS, REFERENCE_NOUNS, build_prompts
+from aaclip_med.presets import PRESETS, build_prompts
 from aaclip_med.training.losses import contrast_patches, enlarge, segmentation_loss
 
 LEVELS = (6, 12, 18, 24)
@@ -72,7 +72,7 @@ def test_prompts_and_their_tokens_are_the_released_programs(golden):
 @pytest.mark.parametrize("class_name", ["Brain", "Liver", "Retina", "Colon_clinicDB"])
 def test_adapted_anchors_are_the_released_programs(detector, golden, class_name):
     with torch.no_grad():
-        anchors = detector.encode_noun(REFERENCE_NOUNS[class_name])
+        anchors = detector.encode_noun(PRESETS["brain-mri"].noun_for("reference", class_name))
     is_near(anchors, golden[f"text_adapted/{class_name}"], 1e-5)
 
 

@@ -1,0 +1,46 @@
+"""A zero-shot baseline in the manner of CLIP Surgery (Li et al. 2023, arXiv 2304.05653)."""
+
+from __future__ import annotations
+
+import torch
+
+from aaclip_med.errors import InputError
+from aaclip_med.model.build import build_detector
+from aaclip_med.model.checkpoint import ZERO_SHOT
+from aaclip_med.model.detector import Detector, ImageFeatures
+
+
+class SurgeryDetector(Detector):
+    """Zero-shot CLIP whose patch features come from value-value attention, without any adapter.
+
+    It is: the frozen tower; past the first fifth of its blocks the values are queries and keys too, over the positions of an
+    image; each level through the tower's own projection; the same prompts, sum of levels and blur as AA-CLIP; for the detection
+    score the plain tower's image embedding.
+
+    It is not CLIP Surgery itself: there the second path leaves out the feed-forward layers, and what is common to the texts of
+    many classes is taken off the similarities; here the layers stay, and nothing is taken off.
+    """
+
+    def encode_image(
+        self, images: torch.Tensor, foreground: torch.Tensor | None = None, checkpointing: bool = False
+    ) -> ImageFeatures:
+        """As ``Detector.encode_image``; ``checkpointing`` means nothing here.
+
+        Raises:
+            InputError: a foreground is given.
+        """
+        del checkpointing
+        if foreground is not None:
+            raise InputError("value-value attention needs every patch; leave the foreground out")
+        trunk, embedding = self.encode_trunk(images)
+        return ImageFeatures(self.tap_values(trunk), embedding)
+
+
+def build_surgery_detector(
+    backbone: str | None = None, weights: str | None = None, image_size: int | None = None, fidelity: str | None = None
+) -> SurgeryDetector:
+    """The baseline, on the CPU; arguments and errors as ``build_detector``'s."""
+    plain = build_detector(backbone, weights, image_size, fidelity, ZERO_SHOT, value_attention="across_positions")
+    detector = SurgeryDetector(plain.config, plain.tower, adapted=False)
+    detector.tower_hash = plain.tower_hash
+    return detector

@@ -1,0 +1,130 @@
+"""Files of protocols, the catalogue of sets, draws, and the baseline without adapters."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from aaclip_med.cli.protocols import NAMES
+from aaclip_med.data.benchmarks.registry import FORMATS
+from aaclip_med.data.index import Case
+from aaclip_med.errors import InputError
+from aaclip_med.model.build import build_detector
+from aaclip_med.model.surgery import build_surgery_detector
+from aaclip_med.presets import get_preset
+from aaclip_med.protocols.config import check_shots, find_protocols, read_protocol
+from aaclip_med.protocols.sets import SETS, draw_lessons
+
+
+def test_every_protocol_of_the_command_line_has_its_file_and_names_sets_that_are_known() -> None:
+    assert tuple(find_protocols()) == NAMES
+    for name in NAMES:
+        protocol = read_protocol(name)
+        for part in protocol.parts:
+            lessons = () if isinstance(part.train, str) else part.train
+            assert {*part.test, *lessons} <= SETS.keys()
+
+
+def test_zero_shot_is_the_published_protocol() -> None:
+    protocol = read_protocol("zero_shot")
+    assert protocol.shots == (2, 16, 64, "full")
+    assert protocol.parts[0].train == ("visa",)
+    assert len(protocol.parts[0].test) == 10
+    assert (protocol.parts[1].train, protocol.parts[1].test) == (("mvtec",), ("visa",))
+
+
+def test_every_set_has_a_format_that_is_read_and_a_preset() -> None:
+    for one in SETS.values():
+        assert FORMATS[one.format].source in one.source
+        assert get_preset(one.preset)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("title: x", "needs title and parts"),
+        ("title: x\nparts: []\nshot: 3", "no setting 'shot'"),
+        ("title: x\nparts: []", "no seeds or no parts"),
+        ("title: x\nparts: [{train: itself}]", "it needs 'test'"),
+        ("title: x\nparts: [{test: [brain]}]", "model 'trained' and 'train: nothing' do not go together"),
+        ("title: x\nmodel: clip\nparts: [{train: itself, test: [brain]}]", "do not go together"),
+        ("title: x\nmodel: klip\nparts: [{test: [brain]}]", "unknown model 'klip'"),
+        ("title: x\nfidelity: pape\nparts: [{train: itself, test: [brain]}]", "unknown fidelity 'pape'"),
+        ("title: x\nshots: [0]\nparts: [{train: itself, test: [brain]}]", "shots '0'; take 1 or more, or 'full'"),
+        ("title: x\nshots: [4]\ntraining: {normal_only: true}\nparts: [{train: itself, test: [brain]}]", "take shots 'full'"),
+        ("title: [", "not YAML"),
+    ],
+)
+def test_a_faulty_file_is_refused_by_name(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"own\.yaml") as caught:
+        read_protocol(str(path))
+    assert said in str(caught.value)
+
+
+def test_an_unknown_protocol_is_refused_with_those_there_are() -> None:
+    with pytest.raises(InputError, match=r"unknown protocol 'zero'; choose one of clip, .*zero_shot, or a YAML file"):
+        read_protocol("zero")
+
+
+def test_shots_come_as_numbers_or_text() -> None:
+    assert check_shots(["2", 16, "full", 2]) == (2, 16, "full")
+
+
+def make_cases(normal: int, abnormal: int, per_patient: int = 1) -> list[Case]:
+    labels = [0] * normal + [1] * abnormal
+    return [Case(Path(f"{n}.png"), label, "Brain", patient=str(n // per_patient), row=n) for n, label in enumerate(labels)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_validation_is_of_other_patients_than_training(seed: int) -> None:
+    drawn = draw_lessons(make_cases(20, 20, per_patient=4), 2, 3, seed)
+    parts = {split: [case for case in drawn if case.split == split] for split in ("train", "val")}
+    assert [sum(case.label for case in part) for part in parts.values()] == [2, 3]
+    assert [len(part) for part in parts.values()] == [4, 6]
+    assert not {case.patient for case in parts["train"]} & {case.patient for case in parts["val"]}
+
+
+def test_a_class_with_fewer_cases_gives_what_leaves_validation_its_share() -> None:
+    drawn = draw_lessons(make_cases(40, 10), 64, 4, 0)
+    assert [sum(case.split == split for case in drawn) for split in ("train", "val")] == [12, 8]
+
+
+def test_without_validation_cases_no_split_is_set_so_that_training_keeps_some() -> None:
+    assert {case.split for case in draw_lessons(make_cases(3, 3), 2, 0, 0)} == {None}
+    with pytest.raises(InputError, match="class Brain has 3 normal and 0 abnormal cases"):
+        draw_lessons(make_cases(3, 0), 2, 1, 0)
+
+
+def test_full_is_every_row_and_normal_only_the_normal_ones() -> None:
+    cases = make_cases(5, 3)
+    assert draw_lessons(cases, "full", 4, 0) == cases
+    assert draw_lessons(cases, "full", 4, 0, normal_only=True) == cases[:5]
+
+
+def test_objects_and_polyps_are_called_by_their_names_under_every_fidelity() -> None:
+    preset = get_preset("retinal-oct")
+    for fidelity in ("reference", "paper"):
+        assert preset.noun_for(fidelity, "metal_nut") == "metal nut"
+        assert preset.noun_for(fidelity, "pcb3") == "printed circuit board"
+        assert replace(preset, class_name="Colon_cvc300").noun_for(fidelity) == "colon endoscopy image"
+    assert preset.noun_for("reference", "my organ") == "scan"
+    assert preset.noun_for("paper", "my organ") == "retinal OCT"
+
+
+def test_value_value_features_are_clips_own_before_the_first_value_block_and_others_after() -> None:
+    plain = build_detector("tiny", image_size=40, adapters="none").eval()
+    surgery = build_surgery_detector("tiny", image_size=40).eval()
+    images = torch.randn(2, 3, 40, 40, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ours, theirs, alone = surgery.encode_image(images), plain.encode_image(images), surgery.encode_image(images[:1])
+    plain_blocks = 1
+    for level, (one, other) in enumerate(zip(ours.levels, theirs.levels, strict=True), start=1):
+        assert torch.allclose(one, other, atol=1e-5) is (level <= plain_blocks)
+        assert torch.allclose(torch.linalg.vector_norm(one, dim=-1), torch.ones(one.shape[:2]), atol=1e-5)
+    assert torch.allclose(ours.detection, theirs.detection, atol=1e-5)
+    assert torch.allclose(ours.levels[-1][:1], alone.levels[-1], atol=1e-5), "attention runs within an image"

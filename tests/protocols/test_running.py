@@ -1,0 +1,241 @@
+"""Protocols from end to end, on look-alikes and the tiny tower."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aaclip_med.cli.main import main
+from aaclip_med.data.index import read_index, write_index
+from aaclip_med.protocols.config import Part, Protocol
+from aaclip_med.protocols.run import Cell, list_cells
+from aaclip_med.protocols.sets import find_set
+
+SMALL = ("--backbone", "tiny", "--image-size", "40", "--text-epochs", "1", "--image-epochs", "1", "--no-augmentation")
+
+
+def run(name: str | Path, data: Path, out: Path, *options: str) -> int:
+    return main(["protocol", str(name), "--data", str(data), "--out", str(out), *SMALL, *options])
+
+
+def rows_of(out: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    rows = json.loads((out / "table.json").read_text())["rows"]
+    return [row for row in rows if kind in (None, row["kind"])]
+
+
+def own_protocol(folder: Path, text: str) -> Path:
+    path = folder / "own.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture(scope="module")
+def zero_shot(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("zero_shot") / "out"
+    assert run("zero_shot", data, out, "--shots", "2", "--seeds", "0") == 0
+    return out
+
+
+def test_zero_shot_trains_on_visa_and_tests_what_is_on_disk(zero_shot: Path) -> None:
+    measured = rows_of(zero_shot, "measured")
+    assert [(row["set"], row["trained_on"], row["shots"]) for row in measured] == [
+        ("Brain (BMAD)", "VisA", 2),
+        ("Retina (BMAD, RESC)", "VisA", 2),
+    ]
+    cell = json.loads((zero_shot / "cells" / "visa_2_shots_seed0" / "brain" / "metrics.json").read_text())
+    assert cell["pixel_auroc"] == pytest.approx(measured[0]["pixel_auroc"])
+    assert cell["counts"]["cases"] == 4
+    assert cell["run"]["preset"] == "brain-mri"
+
+
+def test_what_is_missing_is_named_with_where_it_is_to_be_had(zero_shot: Path) -> None:
+    text = (zero_shot / "table.md").read_text()
+    assert "- Liver (BMAD): not in" in text
+    assert "as BMAD/Liver or Liver or Liver_AD (or BMAD/Liver.jsonl); see BMAD, arXiv 2306.11876" in text
+    missing = {row["set"]: row["detector"] for row in rows_of(zero_shot, "missing")}
+    assert missing["Kvasir-SEG"] == "missing: Kvasir-SEG"
+    assert missing["VisA"] == "missing: MVTec AD"
+    assert len(missing) == 9
+
+
+def test_published_figures_and_baselines_stand_beside_ours_and_are_marked(zero_shot: Path) -> None:
+    brain = [row for row in rows_of(zero_shot) if row["set"] == "Brain (BMAD)"]
+    assert [row["kind"] for row in brain] == ["measured", "baseline", "baseline", "baseline", "published"]
+    assert (brain[-1]["pixel_auroc"], brain[-1]["image_ap"]) == (0.9572, 0.9441)
+    text = (zero_shot / "table.md").read_text()
+    assert "| *published:* AA-CLIP, released log, trained on VisA, full-shot |" in text
+    assert "95.72 | 44.91 | 79.26 | 94.41" in text
+    assert "the whole method, average over the paper's sets, pixel AUROC 92.7, image AUROC 83.3" in text
+    with (zero_shot / "table.csv").open() as stream:
+        assert [row["kind"] for row in csv.DictReader(stream)] == [row["kind"] for row in rows_of(zero_shot)]
+
+
+def test_a_row_that_a_baseline_beats_is_said_to_be_beaten(zero_shot: Path) -> None:
+    verdicts = json.loads((zero_shot / "table.json").read_text())["verdict"]
+    for row, said in zip(rows_of(zero_shot, "measured"), verdicts, strict=True):
+        others = [one for one in rows_of(zero_shot, "baseline") if one["set"] == row["set"]]
+        beaten = any(
+            other[name] is not None and other[name] >= row[name]
+            for other in others
+            for name in ("pixel_auroc", "pixel_ap", "image_auroc", "image_ap")
+        )
+        assert ("beats it" in said) is beaten
+
+
+def test_the_few_pictures_are_of_both_classes_and_others_choose_the_epoch(zero_shot: Path) -> None:
+    cases = read_index(zero_shot / "indexes" / "visa_2_shots_seed0.jsonl")
+    assert {(case.class_name, case.label) for case in cases} == {
+        (name, label) for name in ("candle", "pcb1") for label in (0, 1)
+    }
+    assert len(cases) == len({case.image_path for case in cases})
+    assert all(case.preset == "retinal-oct" for case in cases)
+
+
+def test_a_run_goes_on_where_it_was_left_and_finished_cells_are_kept(
+    data: Path, zero_shot: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = zero_shot / "cells" / "visa_2_shots_seed0"
+    kept, lost = cells / "brain" / "metrics.json", cells / "retina" / "metrics.json"
+    content = json.loads(kept.read_text()) | {"pixel_auroc": 0.123}
+    kept.write_text(json.dumps(content))
+    again = lost.read_text()
+    lost.unlink()
+    (zero_shot / "table.md").unlink()
+    assert run("zero_shot", data, zero_shot, "--shots", "2", "--seeds", "0") == 0
+    assert json.loads(lost.read_text())["pixel_auroc"] == json.loads(again)["pixel_auroc"]
+    assert rows_of(zero_shot, "measured")[0]["pixel_auroc"] == 0.123
+    assert "12.30" in capsys.readouterr().out
+    assert run("zero_shot", data, zero_shot, "--shots", "2", "--seeds", "0", "--precision", "bf16") == 2
+    assert "holds a run with other settings (precision)" in capsys.readouterr().err
+
+
+def test_leave_one_organ_out_trains_on_the_organs_that_are_there_but_not_on_the_tested_one(data: Path, tmp_path: Path) -> None:
+    assert run("leave_one_organ_out", data, tmp_path / "out", "--shots", "1", "--seeds", "3") == 0
+    measured = rows_of(tmp_path / "out", "measured")
+    assert [(row["set"], row["trained_on"]) for row in measured] == [
+        ("Brain (BMAD)", "Retina (BMAD, RESC)"),
+        ("Retina (BMAD, RESC)", "Brain (BMAD)"),
+    ]
+    learned = read_index(tmp_path / "out" / "indexes" / "retina_1_shots_seed3.jsonl")
+    assert {case.class_name for case in learned} == {"Retina"}
+    assert not any("test" in case.image_path.parts for case in learned)
+    assert sorted(case.split or "" for case in learned) == ["train"] * 2 + ["val"] * 4
+    (missing,) = rows_of(tmp_path / "out", "missing")
+    assert missing["detector"] == "missing: Liver (BMAD)"
+
+
+def test_few_shot_gives_mean_and_deviation_over_its_seeds(data: Path, tmp_path: Path) -> None:
+    protocol = own_protocol(
+        tmp_path, "title: Few\nparts: [{train: itself, test: [retina]}]\nshots: [1]\nseeds: [0, 1]\nvalidation_shots: 1\n"
+    )
+    assert run(protocol, data, tmp_path / "out") == 0
+    (row,) = rows_of(tmp_path / "out", "measured")
+    cells = tmp_path / "out" / "cells"
+    each = [json.loads((cells / f"retina_1_shots_seed{seed}" / "retina" / "metrics.json").read_text()) for seed in (0, 1)]
+    values = [one["pixel_auroc"] for one in each]
+    assert row["runs"] == 2
+    assert values[0] != values[1]
+    assert row["pixel_auroc"] == pytest.approx(np.mean(values))
+    assert row["pixel_auroc_sd"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+    indexes = tmp_path / "out" / "indexes"
+    drawn = [{case.image_path for case in read_index(indexes / f"retina_1_shots_seed{seed}.jsonl")} for seed in (0, 1)]
+    assert drawn[0] != drawn[1]
+
+
+def test_clip_is_scored_without_adapters_and_a_set_of_objects_is_the_mean_of_its_classes(data: Path, tmp_path: Path) -> None:
+    protocol = own_protocol(tmp_path, "title: CLIP\nmodel: clip\nparts: [{test: [visa]}]\n")
+    assert run(protocol, data, tmp_path / "clip") == 0
+    assert not (tmp_path / "clip" / "training").exists()
+    cell = tmp_path / "clip" / "cells" / "untrained" / "visa"
+    each = [json.loads((cell / name / "metrics.json").read_text()) for name in ("candle", "pcb1")]
+    assert not any(one["run"]["adapted"] for one in each)
+    (row,) = rows_of(tmp_path / "clip", "measured")
+    assert row["image_auroc"] == pytest.approx(np.mean([one["image_auroc"] for one in each]))
+
+
+def test_the_value_value_baseline_stands_beside_the_published_average_of_clip(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "Brain").symlink_to(data / "BMAD" / "Brain")
+    assert run("clip_surgery", tmp_path / "data", tmp_path / "surgery") == 0
+    (row,) = rows_of(tmp_path / "surgery", "measured")
+    assert row["detector"] == "value-value CLIP without adapters"
+    assert {one["kind"] for one in rows_of(tmp_path / "surgery")} == {"measured", "baseline", "published", "missing"}
+    text = (tmp_path / "surgery" / "table.md").read_text()
+    assert "CLIP without adapters, average over the paper's sets, pixel AUROC 50.3, image AUROC 69.3" in text
+
+
+def test_the_linear_projection_has_no_adapter(data: Path, tmp_path: Path) -> None:
+    protocol = own_protocol(
+        tmp_path,
+        "title: Linear\nparts: [{train: [visa], test: [brain]}]\nshots: [1]\n"
+        'training: {"detector::image_adapters": 0, "detector::text_adapters": 0}\n',
+    )
+    assert run(protocol, data, tmp_path / "out") == 0
+    cell = json.loads((tmp_path / "out" / "cells" / "visa_1_shots_seed0" / "brain" / "metrics.json").read_text())
+    detector = cell["run"]["detector"]
+    assert (detector["image_adapters"], detector["text_adapters"]) == (0, 0)
+
+
+def test_normal_only_learns_from_no_abnormal_row(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "Brain").symlink_to(data / "BMAD" / "Brain")
+    assert run("normal_only", tmp_path / "data", tmp_path / "out", "--seeds", "0") == 0
+    cases = read_index(tmp_path / "out" / "indexes" / "brain_full_seed0.jsonl")
+    assert len(cases) == 7
+    assert not any(case.label for case in cases)
+    cell = json.loads((tmp_path / "out" / "cells" / "brain_full_seed0" / "brain" / "metrics.json").read_text())
+    assert cell["run"]["provenance"]["normal_only"] is True
+
+
+def test_a_set_that_cannot_be_used_costs_its_own_cells_alone(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "data"
+    (folder / "Liver" / "train").mkdir(parents=True)
+    (folder / "BMAD").symlink_to(data / "BMAD")
+    protocol = own_protocol(tmp_path, "title: Two\nmodel: clip\nparts: [{test: [brain, liver]}]\n")
+    assert run(protocol, folder, tmp_path / "out") == 3
+    assert [row["kind"] for row in rows_of(tmp_path / "out") if row["kind"] != "baseline"] == [
+        *("measured", "published", "failed", "published")
+    ]
+    assert "Failed:" in capsys.readouterr().out
+
+
+def test_an_index_of_ones_own_stands_for_a_set_and_for_one_that_nobody_published(data: Path, tmp_path: Path) -> None:
+    found = find_set("brain", data)
+    assert found is not None
+    cases = found.read(tmp_path / "brain.jsonl")
+    write_index(cases, tmp_path / "mine.jsonl")
+    protocol = own_protocol(tmp_path, "title: Mine\nmodel: clip\nparts: [{test: [mine]}]\n")
+    assert run(protocol, tmp_path, tmp_path / "out") == 0
+    assert rows_of(tmp_path / "out", "measured")[0]["set"] == "mine, mine.jsonl"
+
+
+def test_where_nothing_is_there_all_is_named_and_nothing_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "data").mkdir()
+    assert run("few_shot", tmp_path / "data", tmp_path / "out") == 2
+    said = capsys.readouterr().err
+    assert "none of the sets is on disk: Brain (BMAD): not in" in said
+    assert "Retina (BMAD, RESC)" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_set_is_never_trained_on_what_it_is_tested_on(data: Path, tmp_path: Path) -> None:
+    protocol = own_protocol(tmp_path, "title: Leak\nparts: [{train: itself, test: [visa]}]\nshots: [1]\n")
+    assert run(protocol, data, tmp_path / "out") == 1
+    assert "keeps all its anomalies for testing" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_others_are_the_sets_of_the_part_that_are_found(data: Path) -> None:
+    found = {name: one for name in ("brain", "retina") if (one := find_set(name, data))}
+    protocol = Protocol("", (Part(("brain", "liver", "retina"), "others"),), shots=(4,))
+    assert list(list_cells(protocol, found)) == [
+        (Cell("brain", ("retina",), 4, 0), ()),
+        (Cell("liver", ("brain", "retina"), 4, 0), ("liver",)),
+        (Cell("retina", ("brain",), 4, 0), ()),
+    ]
