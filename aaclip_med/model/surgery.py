@@ -21,6 +21,18 @@ class SurgeryDetector(Detector):
     many classes is taken off the similarities; here the layers stay, and nothing is taken off.
     """
 
+    def prepare_inference(self, dtype: torch.dtype) -> SurgeryDetector:
+        """As ``Detector.prepare_inference``; the blocks stay as they are, or become a copy of type ``dtype``.
+
+        Raises:
+            InputError: int8, which has no value-value attention.
+        """
+        if dtype == torch.int8:
+            raise InputError("value-value attention does not run in int8; take another precision")
+        if dtype != torch.float32:
+            self.tower.lower_vision("cast", dtype)
+        return self
+
     def encode_image(
         self, images: torch.Tensor, foreground: torch.Tensor | None = None, checkpointing: bool = False
     ) -> ImageFeatures:
