@@ -7,7 +7,7 @@ import argparse
 from aaclip_med.presets import PLANES, PRESETS
 
 FIDELITIES = ("reference", "paper")
-PRECISIONS = ("auto", "float32", "bf16", "fp16")
+PRECISIONS = ("auto", "float32", "bf16", "fp16", "int8")
 
 
 def add_model(command: argparse.ArgumentParser) -> None:

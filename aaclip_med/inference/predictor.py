@@ -96,6 +96,7 @@ class Predictor:
         self.batch_size = batch_size
         self.domain: Domain = domain
         self.engine: OnnxEngine | None = None
+        self._prepared = False
         with torch.no_grad():
             self.anchors = self.detector.encode_noun(preset.noun_for(detector.config.fidelity.name)).float()
 
@@ -110,13 +111,19 @@ class Predictor:
         scale = "calibrated: fraction of normal voxels below" if self.calibration else "UNCALIBRATED model probability"
         return f"{'DEMONSTRATION; ' if self.is_demo else ''}{scale}"
 
+    def _open_stream(self) -> SliceStream:
+        if self.engine is None and not self._prepared:
+            self.detector.prepare_inference(self.dtype)
+            self._prepared = True
+        return SliceStream(self.detector, self.anchors, self.domain, self.device, self.batch_size, self.engine)
+
     def score_slices(self, images: Stack, report: Report = ignore) -> SliceScores:
         """Score windowed slices (S, H, W) or (S, H, W, 3) in [0, 1]; ``report`` is told the share that is done.
 
         Raises:
             MemoryError: not even one slice fits.
         """
-        stream = SliceStream(self.detector, self.anchors, self.domain, self.device, self.dtype, self.batch_size, self.engine)
+        stream = self._open_stream()
         (scores,) = stream.score([images], lambda done: report(done / len(images)))
         self.batch_size = stream.batch_size
         return scores
@@ -197,7 +204,7 @@ class Predictor:
                 waiting.append(case)
                 yield from case.stacks
 
-        stream = SliceStream(self.detector, self.anchors, self.domain, self.device, self.dtype, self.batch_size, self.engine)
+        stream = self._open_stream()
         parts: list[SliceScores] = []
         for scores in stream.score(stacks(), report):
             self.batch_size = stream.batch_size

@@ -13,9 +13,9 @@ import torch
 
 from aaclip_med.arrays import make_array
 from aaclip_med.data.slices import WindowedSlices
+from aaclip_med.model.attention import ROWS_AT_ONCE
 from aaclip_med.model.detector import Detector
 from aaclip_med.model.onnx_engine import OnnxEngine
-from aaclip_med.model.precision import autocast
 from aaclip_med.model.preprocess import normalise_slices, resize_slices
 from aaclip_med.model.similarity import Domain
 
@@ -76,12 +76,17 @@ class _Stack:
         self.known = place.stop
 
 
+def _most_at_once(detector: Detector) -> int:
+    rows, columns = detector.tower.grid
+    return max(1, ROWS_AT_ONCE // (rows * columns + 1))
+
+
 class SliceStream:
     """Stacks of slices in, their scores out, in order.
 
-    A slice's scores do not depend on the slices it shares a batch with. A batch of one is filled up to two, for which torch
-    computes as for any larger one; on a GPU every batch is filled up, so that shapes stay the same. Where a GPU's memory does
-    not hold a batch, batches halve, and ``batch_size`` says so.
+    Every batch has one shape, the last is filled up: so a slice's scores do not depend on the slices it shares a batch with.
+    Batches are of ``batch_size`` slices, on a CPU of no more than it computes at once: one of the published tower's. Where a
+    GPU's memory does not hold a batch, batches halve, and ``batch_size`` says so. ``detector`` is prepared for inference.
     """
 
     def __init__(
@@ -90,7 +95,6 @@ class SliceStream:
         anchors: torch.Tensor,
         domain: Domain,
         device: torch.device,
-        dtype: torch.dtype,
         batch_size: int,
         engine: OnnxEngine | None = None,
     ) -> None:
@@ -100,8 +104,7 @@ class SliceStream:
         self.anchors = anchors
         self.domain: Domain = domain
         self.device = device
-        self.dtype = dtype
-        self.batch_size = batch_size
+        self.batch_size = min(batch_size, _most_at_once(detector)) if device.type == "cpu" else batch_size
         self.done = 0
 
     def score(self, stacks: Iterable[Stack], report: Callable[[int], None] = count_nothing) -> Iterator[SliceScores]:
@@ -171,11 +174,9 @@ class SliceStream:
         if self.engine is not None:
             return _Result(*self.engine.score(batch))
         count = len(batch)
-        size = self.batch_size if self.device.type == "cuda" else min(2, self.batch_size)
-        if count < size:
-            batch = torch.cat([batch, batch[-1:].expand(size - count, -1, -1, -1)])
-        with autocast(self.device, self.dtype):
-            heatmap, detection = self.detector(normalise_slices(batch), self.anchors, self.domain)
+        if count < self.batch_size:
+            batch = torch.cat([batch, batch[-1:].expand(self.batch_size - count, -1, -1, -1)])
+        heatmap, detection = self.detector(normalise_slices(batch), self.anchors, self.domain)
         log_odds = 2.0 * heatmap[:count, 0].float() / len(self.detector.levels) - 1.0
         return _Result(log_odds.clamp(-LOG_ODDS_LIMIT, LOG_ODDS_LIMIT), detection[:count].float())
 

@@ -72,7 +72,7 @@ def test_a_case_scores_the_same_alone_as_in_batches_shared_with_others(plane: st
 
 def test_grey_and_colour_slices_share_batches() -> None:
     predictor = Predictor(build_detector("tiny", image_size=40), get_preset("brain-mri"), batch_size=16)
-    stream = SliceStream(predictor.detector, predictor.anchors, "medical", predictor.device, predictor.dtype, 16)
+    stream = SliceStream(predictor.detector, predictor.anchors, "medical", predictor.device, 16)
     colour = np.random.default_rng(1).random((3, 20, 20, 3), dtype=np.float32)
     for scores, images in zip(stream.score([IMAGES, colour, IMAGES]), (IMAGES, colour, IMAGES), strict=True):
         np.testing.assert_allclose(scores.log_odds, predictor.score_slices(images).log_odds, atol=2e-6)
