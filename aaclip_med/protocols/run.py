@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from aaclip_med.model.surgery import build_surgery_detector
 from aaclip_med.presets import get_preset
 from aaclip_med.protocols.config import FULL, ITSELF, OTHERS, Part, Protocol, Shots
 from aaclip_med.protocols.sets import FoundSet, describe_missing, draw_lessons, find_set
-from aaclip_med.protocols.table import write_table
+from aaclip_med.protocols.table import Remarks, write_table
 from aaclip_med.training.bundle import train
 
 Say = Callable[[str], None]
@@ -87,14 +88,14 @@ def run_protocol(
     missing = {name: describe_missing(name, data) for name in names if name not in found}
     if not found:
         raise InputError(f"none of the sets is on disk: {'; '.join(missing.values())}")
-    prepare_output_folder(out)
+    prepare_output_folder(out / "indexes")
     _settle(out / "settings.json", protocol, data, machine)
     for text in missing.values():
         say(f"missing: {text}")
     runner = _Runner(protocol, found, out, machine, say)
     outcomes = [runner.run(cell, lacking) for cell, lacking in list_cells(protocol, found)]
     titles = {name: found[name].title if name in found else missing[name].split(":")[0] for name in names}
-    write_table(out, protocol, outcomes, titles, missing, _describe(machine))
+    write_table(out, protocol, outcomes, titles, Remarks(missing, list(runner.notes), _describe(machine)))
     return outcomes
 
 
@@ -121,6 +122,7 @@ class _Runner:
     def __init__(self, protocol: Protocol, found: dict[str, FoundSet], out: Path, machine: Machine, say: Say) -> None:
         self.protocol, self.found, self.out, self.machine, self.say = protocol, found, out, machine, say
         self.rows: dict[str, list[Case]] = {}
+        self.notes: dict[str, None] = {}
 
     def run(self, cell: Cell, lacking: tuple[str, ...]) -> Outcome:
         if lacking or (self.protocol.is_trained and not cell.lessons):
@@ -149,33 +151,42 @@ class _Runner:
         folder = self.out / "cells" / cell.run / cell.test
         folders = {name: folder / name if len(classes) > 1 else folder for name in classes}
         undone = [name for name, place in folders.items() if not (place / "metrics.json").is_file()]
+        lessons = self._draw(cell) if self.protocol.is_trained else []
         if undone:
-            adapters = self._train(cell) if self.protocol.is_trained else None
+            adapters = self._train(cell, lessons) if lessons else None
             predictor = self._load(cell, adapters, str(classes[undone[0]][0].preset))
             for name in undone:
                 named = name_class(predictor, name)
                 evaluate_into(classes[name], named, folders[name], title=f"{self.found[cell.test].title}: {name}")
         return {name: json.loads((place / "metrics.json").read_text("utf-8")) for name, place in folders.items()}
 
-    def _train(self, cell: Cell) -> Path:
-        """The adapters of a cell; those of another that learned the same are taken."""
+    def _draw(self, cell: Cell) -> list[Case]:
+        """The rows that a cell learns from; notes where there are fewer than asked for."""
+        assert cell.shots is not None
+        assert cell.seed is not None
         rows: list[Case] = []
-        settings = self.protocol.training | self.machine.training
         for name in cell.lessons:
             lessons = self.found[name]
             if name == cell.test and lessons.published and lessons.published.teaches == "test":
                 raise InputError(f"{lessons.title} keeps all its anomalies for testing; train on another set")
-            assert cell.shots is not None
-            assert cell.seed is not None
-            rows += draw_lessons(
+            drawn = draw_lessons(
                 lessons.choose_lessons(self._read(name)),
                 cell.shots,
                 self.protocol.validation_shots,
                 cell.seed,
-                bool(settings.get("normal_only")),
+                bool(self.protocol.training.get("normal_only")),
             )
-        if any(row.split is None for row in rows):  # validation comes from all of them, or from none
+            counts = Counter(row.class_name for row in drawn if row.label and row.split != "val")
+            fewer = {kind: count for kind, count in counts.items() if cell.shots != FULL and count < cell.shots}
+            for kind, count in fewer.items():
+                self.notes[f"{lessons.title}, {kind}: {count} shots where {cell.shots} were asked for; it has no more"] = None
+            rows += drawn
+        if not any(row.split == "val" for row in rows):  # so that ``train`` keeps some for validation
             rows = [replace(row, split=None) for row in rows]
+        return rows
+
+    def _train(self, cell: Cell, rows: list[Case]) -> Path:
+        """The adapters of a cell; those of another that learned the same are taken."""
         index = self.out / "indexes" / f"{cell.run}.jsonl"
         write_index(rows, index)
         fidelity = {"fidelity": self.protocol.fidelity} if self.protocol.fidelity else {}
@@ -185,7 +196,8 @@ class _Runner:
             | {name: value for name, value in tower.items() if value is not None}
             | {"preset": rows[0].preset, "seed": cell.seed, "device": self.machine.device}
             | {"index": str(index), "output_dir": str(self.out / "training" / cell.run), "cache_dir": str(self.out / "cache")}
-            | settings
+            | self.protocol.training
+            | self.machine.training
         )
 
     def _load(self, cell: Cell, adapters: Path | None, preset: str) -> Predictor:

@@ -10,7 +10,6 @@ from typing import Literal
 from aaclip_med.data.benchmarks.registry import FORMATS, build_benchmark_index
 from aaclip_med.data.index import Case, read_index, write_index
 from aaclip_med.data.sampling import few_shot, patient_of
-from aaclip_med.data.writing import prepare_output_folder
 from aaclip_med.errors import InputError
 from aaclip_med.protocols.config import FULL, Shots
 from aaclip_med.scoring.metrics import Domain
@@ -84,7 +83,6 @@ class FoundSet:
         else:
             assert self.published is not None
             cases = build_benchmark_index(self.published.format, self.path)
-            prepare_output_folder(index.parent)
             write_index(cases, index)
         preset = self.published.preset if self.published else None
         cases = [replace(case, preset=case.preset or preset) for case in cases]
@@ -163,7 +161,7 @@ def draw_lessons(
         kept = min(validation_shots, _count_pairs(rest))
         drawn += [replace(case, split="train") for case in chosen]
         drawn += [replace(case, split="val") for case in (few_shot(rest, kept, seed) if kept else [])]
-    return drawn if any(case.split == "val" for case in drawn) else [replace(case, split=None) for case in drawn]
+    return drawn
 
 
 def _count_pairs(cases: Sequence[Case]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -38,13 +38,20 @@ COLUMNS = (
 Row = dict[str, Any]
 
 
+class Remarks(NamedTuple):
+    """What else a table says. missing: where each missing set is to be had, by name."""
+
+    missing: dict[str, str]
+    notes: list[str]
+    settings: dict[str, Any]
+
+
 def write_table(
     folder: Path,
     protocol: Protocol,
     outcomes: Sequence[Outcome],
     titles: dict[str, str],
-    missing: dict[str, str],
-    settings: dict[str, Any],
+    remarks: Remarks,
 ) -> None:
     """Write ``table.md`` (percent), ``table.csv`` and ``table.json`` (fractions) into ``folder``.
 
@@ -55,9 +62,9 @@ def write_table(
     failed = {f"{titles[one.cell.test]}, {one.cell.run}": one.error for one in outcomes if one.error}
     verdicts = judge_rows(rows)
     write_csv(folder / "table.csv", COLUMNS, rows)
-    content = {"title": protocol.title, "settings": settings, "rows": rows, "verdict": verdicts}
-    write_json(folder / "table.json", content | {"missing": missing, "failed": failed})
-    text = _build_markdown(protocol, rows, verdicts, missing, failed, settings)
+    content = {"title": protocol.title, "rows": rows, "verdict": verdicts, **remarks._asdict(), "failed": failed}
+    write_json(folder / "table.json", content)
+    text = _build_markdown(protocol, rows, verdicts, remarks, failed)
     write_file(folder / "table.md", lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
@@ -133,9 +140,8 @@ def _build_markdown(
     protocol: Protocol,
     rows: Sequence[Row],
     verdicts: Sequence[str],
-    missing: dict[str, str],
+    remarks: Remarks,
     failed: dict[str, str],
-    settings: dict[str, Any],
 ) -> str:
     shown = [name for name in FIGURES if any(not math.isnan(row.get(name, math.nan)) for row in rows)]
     head = ["tested on", "detector", "trained on", "shots", "runs", *(FIGURES[name] for name in shown)]
@@ -144,7 +150,7 @@ def _build_markdown(
         kind = "" if row["kind"] in ("measured", "missing", "failed") else f"*{row['kind']}:* "
         cells = [row["set"], f"{kind}{row['detector']}", *(str(row.get(name, "")) for name in ("trained_on", "shots", "runs"))]
         lines.append(f"| {' | '.join([*cells, *(_cell(row, name) for name in shown)])} |")
-    said = ", ".join(f"{name} {value}" for name, value in settings.items() if value)
+    said = ", ".join(f"{name} {value}" for name, value in remarks.settings.items() if value)
     parts = [f"# {protocol.title}", "\n".join(lines)]
     parts.append(
         "In percent: mean and standard deviation over runs, each the mean over the set's classes. Rows marked *published* are "
@@ -158,7 +164,8 @@ def _build_markdown(
         )
     for name, texts in (
         ("Against the baselines", list(verdicts)),
-        ("Missing", list(missing.values())),
+        ("Notes", remarks.notes),
+        ("Missing", list(remarks.missing.values())),
         ("Failed", [f"{cell}: {why}" for cell, why in failed.items()]),
     ):
         if texts:

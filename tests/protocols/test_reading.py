@@ -94,8 +94,7 @@ def test_a_class_with_fewer_cases_gives_what_leaves_validation_its_share() -> No
     assert [sum(case.split == split for case in drawn) for split in ("train", "val")] == [12, 8]
 
 
-def test_without_validation_cases_no_split_is_set_so_that_training_keeps_some() -> None:
-    assert {case.split for case in draw_lessons(make_cases(3, 3), 2, 0, 0)} == {None}
+def test_a_class_that_has_too_few_is_refused() -> None:
     with pytest.raises(InputError, match="class Brain has 3 normal and 0 abnormal cases"):
         draw_lessons(make_cases(3, 0), 2, 1, 0)
 

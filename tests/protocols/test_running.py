@@ -210,9 +210,11 @@ def test_an_index_of_ones_own_stands_for_a_set_and_for_one_that_nobody_published
     assert found is not None
     cases = found.read(tmp_path / "brain.jsonl")
     write_index(cases, tmp_path / "mine.jsonl")
-    protocol = own_protocol(tmp_path, "title: Mine\nmodel: clip\nparts: [{test: [mine]}]\n")
+    protocol = own_protocol(tmp_path, "title: Mine\nparts: [{train: itself, test: [mine]}]\nshots: [9]\nvalidation_shots: 1\n")
     assert run(protocol, tmp_path, tmp_path / "out") == 0
     assert rows_of(tmp_path / "out", "measured")[0]["set"] == "mine, mine.jsonl"
+    text = (tmp_path / "out" / "table.md").read_text()
+    assert "- mine, mine.jsonl, Brain: 2 shots where 9 were asked for; it has no more" in text
 
 
 def test_where_nothing_is_there_all_is_named_and_nothing_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
