@@ -36,14 +36,14 @@ def evaluate_cases(
 ) -> Evaluation:
     """Score every row of an index and its baselines, and compare with the masks.
 
-    A case that cannot be scored is listed and left out; for MOOD's figures it counts as zeros. ``image_score``: ``max``, or
-    ``top1%`` and the like, a slice's score. ``seed``: of the intervals' draws.
+    A case that cannot be scored is listed and left out; for MOOD's figures it counts as zeros. ``image_score``: a slice's
+    score, ``max`` (or what the refinement takes in its place), or ``top1%`` and the like. ``seed``: of the intervals' draws.
 
     Raises:
         InputError: the image score is unknown.
     """
     cutting = cutting or Cutting()
-    share = read_share(image_score)
+    share = predictor.refinement.pool_share if image_score == "max" else read_share(image_score)
     tally = Tally(share, predictor.domain, detailed=True)
     mean, failures, scored = NormalMean(), [], []
     for case in track(cases):

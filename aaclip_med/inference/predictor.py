@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from aaclip_med.arrays import make_array, split_slabs
 from aaclip_med.data.slices import CutCase, cut_volume
 from aaclip_med.data.volumes import Volume
 from aaclip_med.errors import InputError
+from aaclip_med.inference.refinement import PUBLISHED, Refinement, find_refinement, pool_scores
 from aaclip_med.inference.stream import SliceScores, SliceStream, Stack, count_nothing
 from aaclip_med.model.build import build_detector
 from aaclip_med.model.checkpoint import ZERO_SHOT, Checkpoint, find_checkpoint, read_checkpoint
@@ -84,6 +85,8 @@ class Predictor:
         precision: str = "float32",
         batch_size: int = 16,
         domain: Domain = "medical",
+        refinement: Refinement = PUBLISHED,
+        bank: Sequence[torch.Tensor] | None = None,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch size {batch_size}: take 1 or more")
@@ -96,6 +99,8 @@ class Predictor:
         self.batch_size = batch_size
         self.domain: Domain = domain
         self.engine: OnnxEngine | None = None
+        self.refinement = refinement
+        self.bank = [level.to(self.device) for level in bank] if bank is not None else None
         with torch.no_grad():
             self.anchors = self.detector.encode_noun(preset.noun_for(detector.config.fidelity.name)).float()
 
@@ -110,13 +115,17 @@ class Predictor:
         scale = "calibrated: fraction of normal voxels below" if self.calibration else "UNCALIBRATED model probability"
         return f"{'DEMONSTRATION; ' if self.is_demo else ''}{scale}"
 
+    def _open_stream(self) -> SliceStream:
+        arithmetic = (self.domain, self.device, self.dtype, self.batch_size)
+        return SliceStream(self.detector, self.anchors, *arithmetic, self.engine, self.refinement, self.bank)
+
     def score_slices(self, images: Stack, report: Report = ignore) -> SliceScores:
         """Score windowed slices (S, H, W) or (S, H, W, 3) in [0, 1]; ``report`` is told the share that is done.
 
         Raises:
             MemoryError: not even one slice fits.
         """
-        stream = SliceStream(self.detector, self.anchors, self.domain, self.device, self.dtype, self.batch_size, self.engine)
+        stream = self._open_stream()
         (scores,) = stream.score([images], lambda done: report(done / len(images)))
         self.batch_size = stream.batch_size
         return scores
@@ -197,7 +206,7 @@ class Predictor:
                 waiting.append(case)
                 yield from case.stacks
 
-        stream = SliceStream(self.detector, self.anchors, self.domain, self.device, self.dtype, self.batch_size, self.engine)
+        stream = self._open_stream()
         parts: list[SliceScores] = []
         for scores in stream.score(stacks(), report):
             self.batch_size = stream.batch_size
@@ -221,7 +230,7 @@ class Predictor:
                 total[slab] += weight * part.heatmap[slab]
         cut = cut_volume(case.volume, self.preset, None, None, case.organ)
         numbers = cut.used
-        maxima = cut.crop(cut.plan.cut(total)).max(axis=(1, 2))[numbers]
+        maxima = pool_scores(cut.crop(cut.plan.cut(total))[numbers], None, self.refinement)
         detection = np.full(len(numbers), np.nan, dtype=np.float32)
         return Prediction(total, cut.plan.axis, numbers, maxima, detection, pool_slices(maxima))
 
@@ -291,10 +300,12 @@ def load_predictor(
     domain: Domain = "medical",
     window: Window | None = None,
     crop: bool | None = None,
+    refinement: str | Refinement | None = None,
 ) -> Predictor:
     """A predictor from an adapters file (or ``demo``, ``none``, a released pair); ``preset`` defaults to the file's own.
 
-    ``window`` takes the place of the preset's; ``crop`` defaults to what the adapters were trained with.
+    ``window`` takes the place of the preset's; ``crop`` and ``refinement`` (by name or whole) default to what the adapters were
+    trained with.
 
     Raises:
         InputError, WeightsError, CheckpointError: as ``build_detector``; InputError also where no preset is known.
@@ -314,4 +325,5 @@ def load_predictor(
         crop = bool(checkpoint and checkpoint.provenance.get("crop"))
     task = replace(get_preset(name), crop=crop)
     task = replace(task, window=window) if window else task
-    return Predictor(detector, task, calibration, checkpoint, device, precision, batch_size, domain)
+    refinement = find_refinement(refinement, checkpoint.provenance.get("refinement") if checkpoint else None)
+    return Predictor(detector, task, calibration, checkpoint, device, precision, batch_size, domain, refinement)
