@@ -80,7 +80,9 @@ def _run_preset(name: str, out: Path, size: DemoSize, seed: int) -> dict[str, An
     store_calibration(predictor, calibration, adapters, describe_scale(predictor.preset, None, False, predictor.refinement))
     predictor = load_predictor(adapters)
     cases = read_index(indexes.test)
-    score_sources(find_sources([case.image_path for case in cases]), predictor, out / "scores", progress=choose_progress("auto"))
+    score_sources(
+        find_sources([case.image_path for case in cases]), predictor, out / "scores", progress=choose_progress("auto")
+    )
     evaluation = evaluate_into(cases, predictor, out / "evaluation", _track)
     metrics = evaluation.to_json()
     metrics |= {f"intensity_{key}": metrics["baselines"]["intensity"][key] for key in ("pixel_auroc", "image_auroc")}
