@@ -85,7 +85,7 @@ def draw_anchors(path: str | Path, clouds: dict[str, PromptCloud], nouns: Sequen
             for state, marker in ((False, "o"), (True, "x")):
                 chosen = (cloud.organs == organ) & (cloud.abnormal == state)
                 label = f"{noun}, {'abnormal' if state else 'normal'}"
-                axes.scatter(*flat[chosen].T, marker=marker, color=f"C{organ}", s=28, label=label, alpha=0.8)
+                axes.scatter(flat[chosen, 0], flat[chosen, 1], marker=marker, color=f"C{organ}", s=28, label=label, alpha=0.8)
         axes.set_title(
             f"{title}\nnearest organ right {cloud.name_organs():.0%}; cosines: organs {cloud.compare_organs():.3f}, "
             f"states {cloud.compare_states():.3f}",

@@ -33,7 +33,7 @@ def collect_bank(cases: Sequence[Case], predictor: Predictor, size: int = BANK_S
         cut = cut_case(case, predictor.preset)
         if cut.masks is None:
             continue
-        side = choose_side(*cut.images.shape[1:3], tower, predictor.refinement.zoom)
+        side = choose_side(cut.images.shape[1], cut.images.shape[2], tower, predictor.refinement.zoom)
         normal = [number for number in cut.used if not cut.masks[number].any()]
         share = max(1, size // max(1, len(cases) * len(normal)))
         for number in normal:

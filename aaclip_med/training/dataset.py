@@ -90,7 +90,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
             if rng.random() < self.synthetic_share:
                 picture, drawn = self.synthesis.apply_slice(picture, rng, self.store.organ(item))
         frame = np.random.default_rng((self.seed, self.epoch, position, FRAME_STREAM))
-        side = choose_side(*picture.shape[-2:], self.image_size, self.zoom)
+        side = choose_side(picture.shape[-2], picture.shape[-1], self.image_size, self.zoom)
         image, mask = _resize(picture, drawn, side)
         if self.transplant is not None and item.label:
             rng = np.random.default_rng((self.seed, self.epoch, position, TRANSPLANT_STREAM))
