@@ -139,6 +139,6 @@ def _count_mask(case: Case, predictor: Predictor, cutting: Cutting) -> tuple[int
     mask = volume.array if volume.array.ndim == 3 else volume.array.max(axis=-1)
     stack = plan_volume(volume, case.plane or predictor.preset.plane).cut(mask > 0)
     if is_on_square(cutting):
-        stack = fit_mask(stack, predictor.detector.config.image_size)
+        stack = fit_mask(stack, predictor.choose_side(stack.shape[1], stack.shape[2]))
     abnormal = int(np.count_nonzero(stack))
     return stack.size - abnormal, abnormal

@@ -46,13 +46,13 @@ class Cutting:
 def describe_scale(preset: Preset, plane: str | None, within_organ: bool, refinement: Refinement = PUBLISHED) -> dict[str, Any]:
     """What a calibration and the cases scored with it must share."""
     window = preset.window
-    refined = {"refinement": refinement.to_json()} if refinement != PUBLISHED else {}
-    return refined | {
+    scale = {
         "plane": plane or preset.plane,
         "window": [window.kind, window.low, window.high],
         "crop": preset.crop,
         "within an organ": within_organ,
     }
+    return scale | ({"refinement": refinement.to_json()} if refinement != PUBLISHED else {})
 
 
 def check_calibrated_alike(predictor: Predictor, plane: str | None, within_organ: bool) -> None:

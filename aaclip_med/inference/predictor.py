@@ -23,6 +23,7 @@ from aaclip_med.model.checkpoint import ZERO_SHOT, Checkpoint, find_checkpoint, 
 from aaclip_med.model.detector import Detector
 from aaclip_med.model.onnx_engine import OnnxEngine
 from aaclip_med.model.precision import choose_device, choose_dtype
+from aaclip_med.model.preprocess import choose_side
 from aaclip_med.model.similarity import Domain
 from aaclip_med.presets import Preset, Window, get_preset
 from aaclip_med.scoring.calibration import Calibration
@@ -114,6 +115,10 @@ class Predictor:
         """What every output says of its scores."""
         scale = "calibrated: fraction of normal voxels below" if self.calibration else "UNCALIBRATED model probability"
         return f"{'DEMONSTRATION; ' if self.is_demo else ''}{scale}"
+
+    def choose_side(self, height: int, width: int) -> int:
+        """The side, in pixels, of the square maps of slices (height, width)."""
+        return choose_side(height, width, self.detector.config.image_size, self.refinement.zoom)
 
     def _open_stream(self) -> SliceStream:
         arithmetic = (self.domain, self.device, self.dtype, self.batch_size)
