@@ -71,15 +71,18 @@ def _run_preset(name: str, out: Path, size: DemoSize, seed: int) -> dict[str, An
             "seed": seed,
             "demo": f"aaclip-med demo --preset {name} --seed {seed}",
             "augment": False,
+            "refinement": "published",
         }
     )
     _say(f"{name}: calibrating on {size.calibration} normal phantoms, scoring {size.test} unseen ones")
     predictor = load_predictor(adapters)
     calibration = calibrate(read_index(indexes.calibration), predictor, _track)
-    store_calibration(predictor, calibration, adapters, describe_scale(predictor.preset, None, False))
+    store_calibration(predictor, calibration, adapters, describe_scale(predictor.preset, None, False, predictor.refinement))
     predictor = load_predictor(adapters)
     cases = read_index(indexes.test)
-    score_sources(find_sources([case.image_path for case in cases]), predictor, out / "scores", progress=choose_progress("auto"))
+    score_sources(
+        find_sources([case.image_path for case in cases]), predictor, out / "scores", progress=choose_progress("auto")
+    )
     evaluation = evaluate_into(cases, predictor, out / "evaluation", _track)
     metrics = evaluation.to_json()
     metrics |= {f"intensity_{key}": metrics["baselines"]["intensity"][key] for key in ("pixel_auroc", "image_auroc")}

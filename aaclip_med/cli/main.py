@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from aaclip_med import __version__
+from aaclip_med.cli.ablating import add_ablate
 from aaclip_med.cli.benchmarking import add_convert, add_index_import
 from aaclip_med.cli.evaluating import add_evaluate
 from aaclip_med.cli.exporting import add_export, add_pack
-from aaclip_med.cli.options import FIDELITIES, add_cutting, add_hardware, add_model, add_split
+from aaclip_med.cli.options import FIDELITIES, REFINEMENTS, add_cutting, add_hardware, add_model, add_split
 from aaclip_med.cli.protocols import add_protocol
 from aaclip_med.cli.scoring import add_score
 from aaclip_med.cli.serving import add_serve
@@ -32,6 +33,7 @@ ROOMS = {
     "serve": "serving",
     "inspect": "inspection",
     "synthesise": "synthesising",
+    "ablate": "ablating",
     "export": "exporting",
     "pack": "exporting",
 }
@@ -53,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_synthesise(commands)
     _add_calibrate(commands)
     add_evaluate(commands)
+    add_ablate(commands)
     add_protocol(commands)
     _add_index(commands)
     add_convert(commands)
@@ -83,6 +86,7 @@ def _add_train(commands: Commands) -> None:
     command.add_argument("--image-size", type=int, metavar="PIXELS", help="default 518 for ViT-L-14-336, else the tower's own")
     command.add_argument("--adapters", help="adapters to start from (default: fresh ones)")
     command.add_argument("--fidelity", choices=FIDELITIES, help="default reference")
+    command.add_argument("--refinement", choices=REFINEMENTS, help="stored for scoring; default published, best for tiny")
     command.add_argument("--activation", choices=("gelu", "quick_gelu", "as_trained"), help="default: as the fidelity says")
     command.add_argument("--stage-one-levels", choices=("last", "all"), help="default: as the fidelity says")
     command.add_argument(

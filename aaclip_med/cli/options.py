@@ -7,6 +7,7 @@ import argparse
 from aaclip_med.presets import PLANES, PRESETS
 
 FIDELITIES = ("reference", "paper")
+REFINEMENTS = ("published", "best")
 PRECISIONS = ("auto", "float32", "bf16", "fp16", "int8")
 
 
@@ -23,6 +24,7 @@ def add_model(command: argparse.ArgumentParser) -> None:
     group.add_argument("--weights", help="the tower's weights, a tag or a file (default: those the adapters name)")
     group.add_argument("--image-size", type=int, metavar="PIXELS", help="side of the square the slices are resized to")
     group.add_argument("--fidelity", choices=FIDELITIES, help="only without an adapters file")
+    group.add_argument("--refinement", choices=REFINEMENTS, help="what is done to maps and scores (default: as trained)")
     add_hardware(group, "float32", "float32")
     group.add_argument("--batch-size", type=int, default=16, metavar="N", help="slices at once (default 16)")
 

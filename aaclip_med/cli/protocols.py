@@ -40,6 +40,7 @@ def run_protocol(options: argparse.Namespace) -> int:
     from pathlib import Path
 
     from aaclip_med.cli.commands import judge
+    from aaclip_med.cli.main import NONE_DONE
     from aaclip_med.errors import InputError
     from aaclip_med.protocols.config import check_shots, read_protocol
     from aaclip_med.protocols.run import Machine
@@ -65,7 +66,8 @@ def run_protocol(options: argparse.Namespace) -> int:
     machine = Machine(**{name: getattr(options, name) for name in kept}, training=training)
     outcomes = run(protocol, options.data, options.out, machine, _say)
     print((Path(options.out) / "table.md").read_text(encoding="utf-8"), end="")
-    return judge(sum(one.error is not None for one in outcomes), sum(bool(one.classes) for one in outcomes))
+    done = sum(bool(one.classes) for one in outcomes)
+    return judge(sum(one.error is not None for one in outcomes), done) if done else NONE_DONE
 
 
 def _say(text: str) -> None:

@@ -64,6 +64,7 @@ def strip_adapters(predictor: Predictor) -> Predictor:
         precision=precision,
         batch_size=predictor.batch_size,
         domain=predictor.domain,
+        refinement=predictor.refinement,
     )
 
 

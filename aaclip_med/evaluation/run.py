@@ -36,14 +36,14 @@ def evaluate_cases(
 ) -> Evaluation:
     """Score every row of an index and its baselines, and compare with the masks.
 
-    A case that cannot be scored is listed and left out; for MOOD's figures it counts as zeros. ``image_score``: ``max``, or
-    ``top1%`` and the like, a slice's score. ``seed``: of the intervals' draws.
+    A case that cannot be scored is listed and left out; for MOOD's figures it counts as zeros. ``image_score``: a slice's
+    score, ``max`` (or what the refinement takes in its place), or ``top1%`` and the like. ``seed``: of the intervals' draws.
 
     Raises:
         InputError: the image score is unknown.
     """
     cutting = cutting or Cutting()
-    share = read_share(image_score)
+    share = predictor.refinement.pool_share if image_score == "max" else read_share(image_score)
     tally = Tally(share, predictor.domain, detailed=True)
     mean, failures, scored = NormalMean(), [], []
     for case in track(cases):
@@ -139,6 +139,6 @@ def _count_mask(case: Case, predictor: Predictor, cutting: Cutting) -> tuple[int
     mask = volume.array if volume.array.ndim == 3 else volume.array.max(axis=-1)
     stack = plan_volume(volume, case.plane or predictor.preset.plane).cut(mask > 0)
     if is_on_square(cutting):
-        stack = fit_mask(stack, predictor.detector.config.image_size)
+        stack = fit_mask(stack, predictor.choose_side(stack.shape[1], stack.shape[2]))
     abnormal = int(np.count_nonzero(stack))
     return stack.size - abnormal, abnormal

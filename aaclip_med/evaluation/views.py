@@ -81,7 +81,7 @@ def frame_case(case: Case, predictor: Predictor, cutting: Cutting) -> View:
     row_mm, column_mm, slice_mm = cut.plan.pixel_spacing(cut.volume.spacing)
     count, height, width = images.shape[:3]
     if is_on_square(cutting):
-        size = predictor.detector.config.image_size
+        size = predictor.choose_side(cut.images.shape[1], cut.images.shape[2])
         inside = fit_mask(inside, size)
         masks = fit_mask(masks, size) if masks is not None else None
         row_mm, column_mm, height, width = row_mm * height / size, column_mm * width / size, size, size

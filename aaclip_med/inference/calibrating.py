@@ -92,7 +92,7 @@ def agree_scale(cases: Sequence[Case], predictor: Predictor, cutting: Cutting) -
                 "calibrate each preset by itself"
             )
     kinds = {(cutting.plane or case.plane, cutting.masks is not None or case.organ_path is not None) for case in normal}
-    scales = [describe_scale(predictor.preset, plane, within_organ) for plane, within_organ in kinds]
+    scales = [describe_scale(predictor.preset, plane, inside, predictor.refinement) for plane, inside in kinds]
     if any(scale != scales[0] for scale in scales):
         raise InputError(
             "the normal rows differ in plane, or some name an organ and some do not; calibrate on rows of one kind"

@@ -9,6 +9,7 @@ from typing import Any
 from aaclip_med.data.volumes import ENDINGS
 from aaclip_med.errors import InputError
 from aaclip_med.inference.predictor import Predictor
+from aaclip_med.inference.refinement import PUBLISHED, Refinement
 from aaclip_med.presets import Preset
 
 
@@ -42,24 +43,26 @@ class Cutting:
         return found[0]
 
 
-def describe_scale(preset: Preset, plane: str | None, within_organ: bool) -> dict[str, Any]:
+def describe_scale(preset: Preset, plane: str | None, within_organ: bool, refinement: Refinement = PUBLISHED) -> dict[str, Any]:
     """What a calibration and the cases scored with it must share."""
     window = preset.window
-    return {
+    scale = {
         "plane": plane or preset.plane,
         "window": [window.kind, window.low, window.high],
         "crop": preset.crop,
         "within an organ": within_organ,
     }
+    return scale | ({"refinement": refinement.to_json()} if refinement != PUBLISHED else {})
 
 
 def check_calibrated_alike(predictor: Predictor, plane: str | None, within_organ: bool) -> None:
     """Refuse a calibration that was made on other cuts.
 
     Raises:
-        InputError: plane, window or organ differ.
+        InputError: plane, window, organ or refinement differ.
     """
     made = predictor.checkpoint.provenance.get("calibration") if predictor.checkpoint else None
-    if predictor.calibration is not None and made not in (None, describe_scale(predictor.preset, plane, within_organ)):
+    asked = describe_scale(predictor.preset, plane, within_organ, predictor.refinement)
+    if predictor.calibration is not None and made not in (None, asked):
         said = ", ".join(f"{name} {value}" for name, value in made.items())
         raise InputError(f"these adapters were calibrated with {said}; score with the same, or calibrate again")

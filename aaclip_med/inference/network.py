@@ -9,7 +9,9 @@ import numpy as np
 import torch
 
 from aaclip_med.data.writing import write_file
+from aaclip_med.errors import InputError
 from aaclip_med.inference.predictor import Predictor, load_predictor
+from aaclip_med.inference.refinement import PUBLISHED
 from aaclip_med.model.detector import Detector
 from aaclip_med.model.heatmap import LOG_ODDS_LIMIT, HeatmapNetwork, Scale
 from aaclip_med.presets import get_preset
@@ -29,7 +31,15 @@ def sample_scale(calibration: Calibration | None) -> Scale:
 
 
 def build_network(predictor: Predictor) -> HeatmapNetwork:
-    """What ``predictor`` computes for a picture, as one network on its device, in evaluation mode."""
+    """What ``predictor`` computes for a picture, as one network on its device, in evaluation mode.
+
+    Raises:
+        InputError: maps are refined, or were when they were calibrated; a network has the published scoring alone.
+    """
+    made = predictor.checkpoint.provenance.get("calibration") if predictor.checkpoint else None
+    calibrated_refined = predictor.calibration is not None and "refinement" in (made or {})
+    if calibrated_refined or predictor.refinement != PUBLISHED:
+        raise InputError("a network has the published scoring alone; calibrate and load with refinement 'published'")
     scale = sample_scale(predictor.calibration)
     network = HeatmapNetwork(predictor.detector, predictor.anchors, scale, predictor.domain)
     return network.to(predictor.device).eval()
@@ -41,7 +51,7 @@ def load_network(adapters: str | Path, preset: str | None = None, **options: Any
     Raises:
         InputError, WeightsError, CheckpointError: as ``load_predictor``.
     """
-    return build_network(load_predictor(adapters, preset, **{"device": "cpu", **options}))
+    return build_network(load_predictor(adapters, preset, **{"device": "cpu", "refinement": "published", **options}))
 
 
 def wrap_network(detector: Detector, preset: str) -> HeatmapNetwork:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,14 @@ from aaclip_med.arrays import make_array, split_slabs
 from aaclip_med.data.slices import CutCase, cut_volume
 from aaclip_med.data.volumes import Volume
 from aaclip_med.errors import InputError
+from aaclip_med.inference.refinement import PUBLISHED, Refinement, find_refinement, pool_scores
 from aaclip_med.inference.stream import SliceScores, SliceStream, Stack, count_nothing
 from aaclip_med.model.build import build_detector
 from aaclip_med.model.checkpoint import ZERO_SHOT, Checkpoint, find_checkpoint, read_checkpoint
 from aaclip_med.model.detector import Detector
 from aaclip_med.model.onnx_engine import OnnxEngine
 from aaclip_med.model.precision import choose_device, choose_dtype
+from aaclip_med.model.preprocess import choose_side
 from aaclip_med.model.similarity import Domain
 from aaclip_med.presets import Preset, Window, get_preset
 from aaclip_med.scoring.calibration import Calibration
@@ -84,6 +86,8 @@ class Predictor:
         precision: str = "float32",
         batch_size: int = 16,
         domain: Domain = "medical",
+        refinement: Refinement = PUBLISHED,
+        bank: Sequence[torch.Tensor] | None = None,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch size {batch_size}: take 1 or more")
@@ -97,6 +101,8 @@ class Predictor:
         self.domain: Domain = domain
         self.engine: OnnxEngine | None = None
         self._prepared = False
+        self.refinement = refinement
+        self.bank = [level.to(self.device) for level in bank] if bank is not None else None
         with torch.no_grad():
             self.anchors = self.detector.encode_noun(preset.noun_for(detector.config.fidelity.name)).float()
 
@@ -111,11 +117,16 @@ class Predictor:
         scale = "calibrated: fraction of normal voxels below" if self.calibration else "UNCALIBRATED model probability"
         return f"{'DEMONSTRATION; ' if self.is_demo else ''}{scale}"
 
+    def choose_side(self, height: int, width: int) -> int:
+        """The side, in pixels, of the square maps of slices (height, width)."""
+        return choose_side(height, width, self.detector.config.image_size, self.refinement.zoom)
+
     def _open_stream(self) -> SliceStream:
         if self.engine is None and not self._prepared:
             self.detector.prepare_inference(self.dtype)
             self._prepared = True
-        return SliceStream(self.detector, self.anchors, self.domain, self.device, self.batch_size, self.engine)
+        arithmetic = (self.domain, self.device, self.batch_size, self.engine)
+        return SliceStream(self.detector, self.anchors, *arithmetic, self.refinement, self.bank)
 
     def score_slices(self, images: Stack, report: Report = ignore) -> SliceScores:
         """Score windowed slices (S, H, W) or (S, H, W, 3) in [0, 1]; ``report`` is told the share that is done.
@@ -228,7 +239,7 @@ class Predictor:
                 total[slab] += weight * part.heatmap[slab]
         cut = cut_volume(case.volume, self.preset, None, None, case.organ)
         numbers = cut.used
-        maxima = cut.crop(cut.plan.cut(total)).max(axis=(1, 2))[numbers]
+        maxima = pool_scores(cut.crop(cut.plan.cut(total))[numbers], None, self.refinement)
         detection = np.full(len(numbers), np.nan, dtype=np.float32)
         return Prediction(total, cut.plan.axis, numbers, maxima, detection, pool_slices(maxima))
 
@@ -298,10 +309,12 @@ def load_predictor(
     domain: Domain = "medical",
     window: Window | None = None,
     crop: bool | None = None,
+    refinement: str | Refinement | None = None,
 ) -> Predictor:
     """A predictor from an adapters file (or ``demo``, ``none``, a released pair); ``preset`` defaults to the file's own.
 
-    ``window`` takes the place of the preset's; ``crop`` defaults to what the adapters were trained with.
+    ``window`` takes the place of the preset's; ``crop`` and ``refinement`` (by name or whole) default to what the adapters were
+    trained with.
 
     Raises:
         InputError, WeightsError, CheckpointError: as ``build_detector``; InputError also where no preset is known.
@@ -321,4 +334,5 @@ def load_predictor(
         crop = bool(checkpoint and checkpoint.provenance.get("crop"))
     task = replace(get_preset(name), crop=crop)
     task = replace(task, window=window) if window else task
-    return Predictor(detector, task, calibration, checkpoint, device, precision, batch_size, domain)
+    refinement = find_refinement(refinement, checkpoint.provenance.get("refinement") if checkpoint else None)
+    return Predictor(detector, task, calibration, checkpoint, device, precision, batch_size, domain, refinement)

@@ -23,6 +23,7 @@ def describe_run(predictor: Predictor) -> dict[str, Any]:
         "preset": predictor.preset.name,
         "detector": predictor.detector.config.to_json(),
         "adapted": predictor.detector.adapted,
+        "refinement": predictor.refinement.to_json(),
         "tower_hash": predictor.detector.tower_hash,
         "adapters_hash": checkpoint.digest if checkpoint else None,
         "provenance": checkpoint.provenance if checkpoint else None,

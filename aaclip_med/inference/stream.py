@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -13,10 +13,11 @@ import torch
 
 from aaclip_med.arrays import make_array
 from aaclip_med.data.slices import WindowedSlices
+from aaclip_med.inference.refinement import PUBLISHED, Refinement, pool_scores, score_pictures
 from aaclip_med.model.attention import ROWS_AT_ONCE
 from aaclip_med.model.detector import Detector
 from aaclip_med.model.onnx_engine import OnnxEngine
-from aaclip_med.model.preprocess import normalise_slices, resize_slices
+from aaclip_med.model.preprocess import choose_side, resize_slices
 from aaclip_med.model.similarity import Domain
 
 Array = np.ndarray[Any, Any]
@@ -34,17 +35,18 @@ _log = logging.getLogger(__name__)
 class SliceScores:
     """What the detector says of some slices, on its own square grid.
 
-    log_odds: (S, size, size) float32, the mean over levels of the abnormal minus the normal logit, blurred: the released
-        program's map is ``levels * (log_odds + 1) / 2``. detection: (S,), in [0, 1].
+    log_odds: (S, size, size) float32; unrefined: the mean over levels of the abnormal minus the normal logit, blurred; the
+        released program's map is ``levels * (log_odds + 1) / 2``. detection: (S,), in [0, 1].
     """
 
     log_odds: Array
     detection: Array
+    refinement: Refinement = PUBLISHED
 
     @property
     def maxima(self) -> Array:
-        """Each slice's score, (S,): the map's maximum."""
-        return self.log_odds.max(axis=(1, 2))  # type: ignore[no-any-return]
+        """Each slice's score, (S,): the map's maximum, or what the refinement takes in its place."""
+        return pool_scores(self.log_odds, self.detection, self.refinement)
 
 
 def count_nothing(slices: int) -> None:
@@ -60,17 +62,22 @@ class _Result(NamedTuple):
 
 
 class _Stack:
-    """A stack that is under way: the scores of its slices, and how many of them are known."""
+    """A stack that is under way: the scores of its slices, once the first are known, and how many of them are."""
 
-    def __init__(self, length: int, size: int) -> None:
-        self.scores = SliceScores(make_array((length, size, size), np.float32), np.empty(length, dtype=np.float32))
+    def __init__(self, length: int, refinement: Refinement) -> None:
+        self.length = length
+        self.refinement = refinement
+        self.scores: SliceScores | None = None
         self.known = 0
 
     @property
     def missing(self) -> int:
-        return len(self.scores.detection) - self.known
+        return self.length - self.known
 
     def add(self, log_odds: Array, detection: Array) -> None:
+        if self.scores is None:
+            maps = make_array((self.length, *log_odds.shape[1:]), np.float32)
+            self.scores = SliceScores(maps, np.empty(self.length, dtype=np.float32), self.refinement)
         place = slice(self.known, self.known + len(detection))
         self.scores.log_odds[place], self.scores.detection[place] = log_odds, detection
         self.known = place.stop
@@ -97,6 +104,8 @@ class SliceStream:
         device: torch.device,
         batch_size: int,
         engine: OnnxEngine | None = None,
+        refinement: Refinement = PUBLISHED,
+        bank: Sequence[torch.Tensor] | None = None,
     ) -> None:
         """``engine``: computes in the detector's place, in float32."""
         self.detector = detector
@@ -105,6 +114,8 @@ class SliceStream:
         self.domain: Domain = domain
         self.device = device
         self.batch_size = min(batch_size, _most_at_once(detector)) if device.type == "cpu" else batch_size
+        self.refinement = refinement
+        self.bank = bank
         self.done = 0
 
     def score(self, stacks: Iterable[Stack], report: Callable[[int], None] = count_nothing) -> Iterator[SliceScores]:
@@ -127,14 +138,17 @@ class SliceStream:
             yield from self._settle(under_way, open_stacks, report)
 
     def _fill(self, stacks: Iterable[Stack], open_stacks: deque[_Stack]) -> Iterator[torch.Tensor]:
-        """Batches (B, 1 or 3, size, size) of resized slices; the last may be short."""
+        """Batches (B, 1 or 3, size, size) of resized slices; the last may be short, and the last before another size."""
         pieces: list[torch.Tensor] = []
         held = 0
         for stack in stacks:
-            open_stacks.append(_Stack(len(stack), self.detector.config.image_size))
+            open_stacks.append(_Stack(len(stack), self.refinement))
             start = 0
             while start < len(stack):
                 piece = self._resize(stack[start : start + self.batch_size - held])
+                if pieces and piece.shape[-1] != pieces[0].shape[-1]:
+                    yield torch.cat(pieces)
+                    pieces, held = [], 0
                 if pieces and piece.shape[1] != pieces[0].shape[1]:
                     pieces, piece = [part.expand(-1, 3, -1, -1) for part in pieces], piece.expand(-1, 3, -1, -1)
                 pieces.append(piece)
@@ -153,7 +167,8 @@ class SliceStream:
             chunk = chunk.pin_memory()
         chunk = chunk.to(self.device, non_blocking=True)
         chunk = chunk.unsqueeze(1) if chunk.ndim == 3 else chunk.movedim(-1, 1)
-        return resize_slices(chunk.float(), self.detector.config.image_size)
+        side = choose_side(chunk.shape[-2], chunk.shape[-1], self.detector.config.image_size, self.refinement.zoom)
+        return resize_slices(chunk.float(), side)
 
     @torch.inference_mode()
     def _launch(self, batch: torch.Tensor) -> _Result:
@@ -176,9 +191,8 @@ class SliceStream:
         count = len(batch)
         if count < self.batch_size:
             batch = torch.cat([batch, batch[-1:].expand(self.batch_size - count, -1, -1, -1)])
-        heatmap, detection = self.detector(normalise_slices(batch), self.anchors, self.domain)
-        log_odds = 2.0 * heatmap[:count, 0].float() / len(self.detector.levels) - 1.0
-        return _Result(log_odds.clamp(-LOG_ODDS_LIMIT, LOG_ODDS_LIMIT), detection[:count].float())
+        log_odds, detection = score_pictures(self.detector, batch, self.anchors, self.domain, self.refinement, self.bank)
+        return _Result(log_odds[:count].float().clamp(-LOG_ODDS_LIMIT, LOG_ODDS_LIMIT), detection[:count].float())
 
     def _settle(self, result: _Result, open_stacks: deque[_Stack], report: Callable[[int], None]) -> Iterator[SliceScores]:
         """Deal a batch's results out to the stacks they belong to; those that are complete are handed on."""
@@ -191,5 +205,6 @@ class SliceStream:
             end = min(len(detection), start + stack.missing)
             stack.add(log_odds[start:end], detection[start:end])
             start = end
-            if stack.missing == 0:
-                yield open_stacks.popleft().scores
+            if stack.missing == 0 and stack.scores is not None:
+                open_stacks.popleft()
+                yield stack.scores

@@ -46,7 +46,8 @@ class Detector(Module):
         self.config = config
         self.tower = tower
         self.adapted = adapted
-        self.levels = config.levels or tuple(round(vision_depth * quarter / 4) for quarter in (1, 2, 3, 4))
+        quarters = {max(1, round(vision_depth * quarter / 4)) for quarter in (1, 2, 3, 4)}
+        self.levels = config.levels or tuple(sorted(quarters))
         self.image_blocks = config.image_adapters if config.image_adapters is not None else vision_depth // 4
         self.text_blocks = config.text_adapters if config.text_adapters is not None else text_depth // 4
         self.tower_hash = ""

@@ -9,6 +9,18 @@ from aaclip_med.model.config import CLIP_MEAN, CLIP_STD
 
 BLACK = 1e-4
 """What a normalised value may be above that of black: rounding, not grey."""
+ENLARGED = 5 / 3
+"""No slice is enlarged by more than this for ``zoom``: that would show nothing new."""
+LEAST_ZOOM = 1.25
+
+
+def choose_side(height: int, width: int, size: int, zoom: float) -> int:
+    """The side, in pixels, of the square that a slice (height, width) is resized to for a tower of ``size`` pixels.
+
+    ``zoom`` times the tower's, a multiple of 8, but no more than the slice has to show; ``size`` where that is hardly more.
+    """
+    side = min(zoom * size, ENLARGED * max(height, width))
+    return round(side / 8) * 8 if side >= LEAST_ZOOM * size else size
 
 
 def resize_slices(slices: torch.Tensor, size: int) -> torch.Tensor:

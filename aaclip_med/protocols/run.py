@@ -85,9 +85,9 @@ def run_protocol(
     data, out = Path(data), Path(out)
     names = dict.fromkeys(name for part in protocol.parts for name in _list_names(part))
     found = {name: one for name in names if (one := find_set(name, data))}
-    missing = {name: describe_missing(name, data) for name in names if name not in found}
+    missing = {name: describe_missing(name) for name in names if name not in found}
     if not found:
-        raise InputError(f"none of the sets is on disk: {'; '.join(missing.values())}")
+        raise InputError(f"{data}: none of the sets is there: {'; '.join(missing.values())}")
     prepare_output_folder(out / "indexes")
     _settle(out / "settings.json", protocol, data, machine)
     for text in missing.values():

@@ -20,37 +20,62 @@ PICTURES = "retinal-oct"
 
 @dataclass(frozen=True)
 class PublishedSet:
-    """A published set. folders: what its folder may be called. teaches: the rows that are learned from, ``test`` where all
-    anomalies of the published split are in its test part, else ``rest``: those that are not tested on.
+    """A published set. folders: what its folder may be called. home: who gives it out, in words. teaches: the rows that are
+    learned from, ``test`` where all anomalies of the published split are in its test part, else ``rest``: those that are not
+    tested on.
     """
 
     title: str
     folders: tuple[str, ...]
     format: str
+    home: str
     preset: str = PICTURES
     domain: Domain = "medical"
     teaches: Literal["test", "rest"] = "rest"
 
     @property
     def source(self) -> str:
-        """Where it is to be had, in words."""
-        return f"{FORMATS[self.format].source}; from the site its authors name there"
+        """Paper and giver."""
+        return f"{FORMATS[self.format].source}; from {self.home}"
 
+
+BMAD = "the archive that BMAD's authors link to in their repository, or made of {} with 'aaclip-med convert'"
+BARCELONA = "the Computer Vision Center, Barcelona"
 
 SETS = {
-    "brain": PublishedSet("Brain (BMAD)", ("BMAD/Brain", "Brain", "Brain_AD"), "bmad-brain", "brain-mri"),
-    "liver": PublishedSet("Liver (BMAD)", ("BMAD/Liver", "Liver", "Liver_AD"), "bmad-liver", "liver-ct"),
-    "retina": PublishedSet(
-        "Retina (BMAD, RESC)", ("BMAD/Retina_RESC", "BMAD/Retina", "Retina_RESC", "Retina"), "bmad-retina-resc"
+    "brain": PublishedSet(
+        "Brain (BMAD)", ("BMAD/Brain", "Brain", "Brain_AD"), "bmad-brain", BMAD.format("BraTS 2021"), "brain-mri"
     ),
-    "clinicdb": PublishedSet("CVC-ClinicDB", ("CVC-ClinicDB", "Colon/CVC-ClinicDB"), "cvc-clinicdb"),
-    "colondb": PublishedSet("CVC-ColonDB", ("CVC-ColonDB", "Colon/CVC-ColonDB"), "cvc-colondb"),
-    "cvc300": PublishedSet("CVC-300", ("CVC-300", "Colon/CVC-300"), "cvc-300"),
-    "kvasir": PublishedSet("Kvasir-SEG", ("Kvasir-SEG", "Kvasir", "Colon/Kvasir"), "kvasir"),
-    "mvtec": PublishedSet("MVTec AD", ("MVTec", "mvtec_anomaly_detection"), "mvtec", domain="industrial", teaches="test"),
-    "visa": PublishedSet("VisA", ("VisA",), "visa", domain="industrial", teaches="test"),
-    "mpdd": PublishedSet("MPDD", ("MPDD",), "mpdd", domain="industrial", teaches="test"),
-    "btad": PublishedSet("BTAD", ("BTAD", "BTech_Dataset_transformed"), "btad", domain="industrial", teaches="test"),
+    "liver": PublishedSet(
+        "Liver (BMAD)", ("BMAD/Liver", "Liver", "Liver_AD"), "bmad-liver", BMAD.format("BTCV and LiTS"), "liver-ct"
+    ),
+    "retina": PublishedSet(
+        "Retina (BMAD, RESC)",
+        ("BMAD/Retina_RESC", "BMAD/Retina", "Retina_RESC", "Retina"),
+        "bmad-retina-resc",
+        BMAD.format("RESC"),
+    ),
+    "clinicdb": PublishedSet(
+        "CVC-ClinicDB", ("CVC-ClinicDB", "Colon/CVC-ClinicDB"), "cvc-clinicdb", "Grand Challenge's pages on polyps"
+    ),
+    "colondb": PublishedSet("CVC-ColonDB", ("CVC-ColonDB", "Colon/CVC-ColonDB"), "cvc-colondb", BARCELONA),
+    "cvc300": PublishedSet("CVC-300", ("CVC-300", "Colon/CVC-300"), "cvc-300", BARCELONA),
+    "kvasir": PublishedSet("Kvasir-SEG", ("Kvasir-SEG", "Kvasir", "Colon/Kvasir"), "kvasir", "Simula's datasets"),
+    "mvtec": PublishedSet(
+        "MVTec AD", ("MVTec", "mvtec_anomaly_detection"), "mvtec", "MVTec's own site", domain="industrial", teaches="test"
+    ),
+    "visa": PublishedSet(
+        "VisA", ("VisA",), "visa", "Amazon Science's repository of the paper", domain="industrial", teaches="test"
+    ),
+    "mpdd": PublishedSet("MPDD", ("MPDD",), "mpdd", "its authors' repository", domain="industrial", teaches="test"),
+    "btad": PublishedSet(
+        "BTAD",
+        ("BTAD", "BTech_Dataset_transformed"),
+        "btad",
+        "its authors' repository (VT-ADL)",
+        domain="industrial",
+        teaches="test",
+    ),
 }
 """Every published set by the name that protocols call it."""
 
@@ -128,14 +153,13 @@ def find_set(name: str, data: Path) -> FoundSet | None:
     return None
 
 
-def describe_missing(name: str, data: Path) -> str:
-    """What is missing, where it was looked for, and where it is to be had."""
+def describe_missing(name: str) -> str:
+    """What is missing, what it may be called, and where it is to be had. Holds no folder of this machine."""
     published = SETS.get(name)
     if published is None:
-        known = ", ".join(SETS)
-        return f"{name}: no {data / name}.jsonl, an index of your own; the published sets are {known}"
+        return f"{name}: no {name}.jsonl, an index of your own; the published sets are {', '.join(SETS)}"
     places = " or ".join(published.folders)
-    return f"{published.title}: not in {data} as {places} (or {published.folders[0]}.jsonl); see {published.source}"
+    return f"{published.title}: no folder {places}, nor {published.folders[0]}.jsonl; see {published.source}"
 
 
 def draw_lessons(

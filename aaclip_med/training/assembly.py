@@ -23,13 +23,16 @@ from aaclip_med.data.index import Case
 from aaclip_med.data.writing import atomic_path, write_json
 from aaclip_med.errors import InputError
 from aaclip_med.inference.network import save_network, wrap_network
+from aaclip_med.inference.refinement import find_refinement
 from aaclip_med.model.build import build_detector
 from aaclip_med.model.checkpoint import ZERO_SHOT, Checkpoint
 from aaclip_med.model.detector import Detector
+from aaclip_med.training.augmentation import ROBUST
 from aaclip_med.training.dataset import EpochSampler, SliceDataset, TrainingSlices, gather_slices
 from aaclip_med.training.progress import StageProgress
 from aaclip_med.training.ranks import check_agreement, find_rank, first_alone
 from aaclip_med.training.recipes import StageRecipe
+from aaclip_med.training.transplant import Transplant
 
 BETAS = (0.5, 0.999)
 
@@ -45,15 +48,22 @@ def build_dataset(
     part: Literal["train", "validation"],
     detector: Detector,
     recipe: StageRecipe | None = None,
+    refinement: str = "published",
     **options: Any,
 ) -> SliceDataset:
-    """One part of ``slices`` for ``detector``; ``options`` as ``SliceDataset`` has them.
+    """One part of ``slices`` for ``detector``; ``options`` as ``SliceDataset`` has them, and as ``recipe`` says.
+
+    Squares are cut as large as the tiles that ``refinement`` (by name) will score.
 
     ``data`` is what ``slices`` was gathered from: MONAI's programs look for it here, and put their own rows in its place.
     """
     del data
+    options["zoom"] = find_refinement(refinement).zoom
     if recipe is not None and recipe.lesion_share is not None:
         options["synthetic_share"] = recipe.lesion_share
+    if recipe is not None and recipe.robust and options.get("augmentation") is not None:
+        options["augmentation"] = ROBUST
+        options["transplant"] = Transplant() if options.get("synthesis") is None else None
     config = detector.config
     return SliceDataset(slices.store, getattr(slices, part), config.image_size, config.fidelity.name, **options)
 
@@ -132,6 +142,7 @@ def describe_settings(
     schedule: Sequence[float],
     normal_only: bool = False,
     crop: bool = False,
+    refinement: str = "published",
 ) -> dict[str, Any]:
     """What a run may not change when it is taken up again."""
     return {
@@ -145,6 +156,7 @@ def describe_settings(
         "augmentation": augment,
         "normal_only": normal_only,
         "crop": crop,
+        "refinement": refinement,
     }
 
 
@@ -210,10 +222,10 @@ def save_adapters(path: Path, detector: Detector, preset: str, provenance: dict[
         temporary.write_bytes(content)
 
 
-def mark_provenance(demo: str | None, normal_only: bool, crop: bool) -> dict[str, Any]:
-    """How the adapters come to be; ``demo``: the command that makes demonstrations."""
+def mark_provenance(demo: str | None, normal_only: bool, crop: bool, refinement: str = "published") -> dict[str, Any]:
+    """How the adapters come to be, and how scoring refines maps, by name; ``demo``: the command that makes demonstrations."""
     marks = {"demo": True, "command": demo, "data": "drawn phantoms"} if demo else {}
-    return marks | {"normal_only": normal_only, "crop": crop}
+    return marks | {"normal_only": normal_only, "crop": crop, "refinement": find_refinement(refinement).to_json()}
 
 
 def build_trainable(device: torch.device, **options: Any) -> Detector:

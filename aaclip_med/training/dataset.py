@@ -21,16 +21,22 @@ from aaclip_med.data.sources import read_source
 from aaclip_med.data.synthesis import Synthesis
 from aaclip_med.data.volumes import read_mask
 from aaclip_med.errors import InputError
-from aaclip_med.model.preprocess import normalise_slices, resize_masks, resize_slices
+from aaclip_med.model.preprocess import choose_side, normalise_slices, resize_masks, resize_slices
 from aaclip_med.presets import FidelityName, get_preset
 from aaclip_med.training.augmentation import Augmentation
+from aaclip_med.training.transplant import Transplant
 
+Array = np.ndarray[Any, Any]
 Rows = Sequence[Mapping[str, str]]
 
+MARGIN = 1.4
+"""A square is cut so many times larger first, so that what augmentation turns into it comes from the slice."""
 VALIDATION_SHARE = 0.2
 FEWEST_PATIENTS = 5
 SYNTHESIS_STREAM = 1
-"""Keeps what synthesis draws apart from what augmentation draws for the same slice."""
+TRANSPLANT_STREAM = 2
+FRAME_STREAM = 3
+"""Keep what is drawn for one purpose apart from what augmentation draws for the same slice."""
 
 
 class SliceDataset(Dataset[dict[str, Any]]):
@@ -38,9 +44,13 @@ class SliceDataset(Dataset[dict[str, Any]]):
 
     With ``synthesis``, lesions are put into a slice with the chance ``synthetic_share``, before augmentation and on the slice's
     own grid: so they are as sharp as its anatomy, and resampled with it. They lie in the organ where its case names one. Mask
-    and label follow them.
+    and label follow them. With ``transplant``, some of the slices with lesions give them to another slice; if there is one
+    without any, to such a one.
 
-    What augmentation and synthesis draw depends on the seed, the epoch and the slice alone, so an epoch can be run again.
+    ``zoom``: slices are resized as ``preprocess.choose_side`` says; where that is more than ``image_size``, a square is cut out
+    of them, mostly around a lesion if there is one.
+
+    What is drawn depends on the seed, the epoch and the slice alone, so an epoch can be run again.
     """
 
     def __init__(
@@ -53,6 +63,8 @@ class SliceDataset(Dataset[dict[str, Any]]):
         seed: int = 0,
         synthesis: Synthesis | None = None,
         synthetic_share: float = 0.5,
+        transplant: Transplant | None = None,
+        zoom: float = 1.0,
     ) -> None:
         self.store = store
         self.slices = slices
@@ -62,6 +74,9 @@ class SliceDataset(Dataset[dict[str, Any]]):
         self.seed = seed
         self.synthesis = synthesis
         self.synthetic_share = synthetic_share
+        self.transplant = transplant
+        self.zoom = zoom
+        self.hosts = [number for number, item in enumerate(slices) if not item.label] or list(range(len(slices)))
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -74,19 +89,50 @@ class SliceDataset(Dataset[dict[str, Any]]):
             rng = np.random.default_rng((self.seed, self.epoch, position, SYNTHESIS_STREAM))
             if rng.random() < self.synthetic_share:
                 picture, drawn = self.synthesis.apply_slice(picture, rng, self.store.organ(item))
-        image = resize_slices(torch.from_numpy(picture).unsqueeze(0), self.image_size)
-        image = image.expand(-1, 3, -1, -1)[0]
-        mask = resize_masks(torch.from_numpy(drawn).unsqueeze(0), self.image_size)[0]
+        frame = np.random.default_rng((self.seed, self.epoch, position, FRAME_STREAM))
+        side = choose_side(picture.shape[-2], picture.shape[-1], self.image_size, self.zoom)
+        image, mask = _resize(picture, drawn, side)
+        if self.transplant is not None and item.label:
+            rng = np.random.default_rng((self.seed, self.epoch, position, TRANSPLANT_STREAM))
+            if rng.random() < self.transplant.share:
+                host = self.slices[self.hosts[int(rng.integers(len(self.hosts)))]]
+                place = _resize(self.store.image(host), self.store.mask(host), side)
+                image, mask = self.transplant.apply(place, (image, mask), rng)
+        image, mask = _cut_square(image, mask, min(side, round(MARGIN * self.image_size)), frame)
         if self.augmentation is not None:
             rng = np.random.default_rng((self.seed, self.epoch, position))
             image, mask = self.augmentation.apply(image, mask, rng)
+        image, mask = _cut_square(image, mask, self.image_size, frame)
         preset = get_preset(item.case.preset) if item.case.preset else self.store.preset
         return {
-            "image": normalise_slices(image.unsqueeze(0))[0],
+            "image": normalise_slices(image.expand(3, -1, -1).unsqueeze(0))[0],
             "mask": mask,
             "label": int(mask.any()),
             "noun": preset.noun_for(self.fidelity, item.case.class_name),
         }
+
+
+def _resize(picture: Array, drawn: Array, side: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A slice (1 or 3, H, W) as (1 or 3, side, side), and its mask (1, H, W) as (1, side, side)."""
+    image = resize_slices(torch.from_numpy(picture).unsqueeze(0), side)
+    return image[0], resize_masks(torch.from_numpy(drawn).unsqueeze(0), side)[0]
+
+
+def _cut_square(
+    image: torch.Tensor, mask: torch.Tensor, size: int, rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A square of ``size`` pixels of image (C, S, S) and mask (1, S, S): the image itself where it has no more.
+
+    It holds a pixel of the lesion, or, for a quarter of the draws and where there is none, of the body.
+    """
+    room = image.shape[-1] - size
+    if room == 0:
+        return image, mask
+    lesion = rng.random() >= 0.25 and bool(mask.any())
+    points = torch.nonzero(mask[0] if lesion else image.amax(dim=0) > 0)
+    point = points[int(rng.integers(len(points)))].numpy() if len(points) else rng.integers(0, image.shape[-1], 2)
+    top, left = np.clip(point - rng.integers(0, size, 2), 0, room)
+    return image[:, top : top + size, left : left + size], mask[:, top : top + size, left : left + size]
 
 
 class EpochSampler(Sampler[int]):

@@ -12,7 +12,8 @@ class StageRecipe:
 
     ``milestones``: the steps at which the learning rate is halved. ``warmup``: steps of linear warm-up. ``lesion_share``: the
     share of slices with lesions among those drawn; None: as they come. ``settled``: the share of the epochs that have to pass
-    before one may be the best: on a small validation set an early epoch wins by luck.
+    before one may be the best: on a small validation set an early epoch wins by luck. ``robust``: augmentation for few
+    patients, which shifts tones and moves lesions to other slices, in place of the published.
     """
 
     learning_rate: float
@@ -23,6 +24,7 @@ class StageRecipe:
     warmup: int = 0
     lesion_share: float | None = None
     settled: float = 0.0
+    robust: bool = False
 
     def count_epochs(self, slices: int) -> int:
         """Epochs for ``slices`` training slices."""
@@ -40,11 +42,12 @@ class StageRecipe:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Both stages, and the arithmetic they are run in where the caller names none."""
+    """Both stages; the arithmetic they are run in, and the refinement that scoring takes, where the caller names none."""
 
     text: StageRecipe
     image: StageRecipe
     precision: str = "auto"
+    refinement: str = "published"
 
 
 PUBLISHED = Recipe(
@@ -54,11 +57,19 @@ PUBLISHED = Recipe(
 """AA-CLIP's own (CVPR 2025, section 4.1), for pretrained towers."""
 
 TINY = Recipe(
-    text=StageRecipe(learning_rate=1e-3, batch_size=8, steps=10, lesion_share=0.75),
+    text=StageRecipe(learning_rate=1e-3, batch_size=8, steps=10, lesion_share=0.75, robust=True),
     image=StageRecipe(
-        learning_rate=1e-3, batch_size=8, steps=450, milestones=(300, 390), warmup=20, lesion_share=0.75, settled=0.67
+        learning_rate=1e-3,
+        batch_size=8,
+        steps=450,
+        milestones=(300, 390),
+        warmup=20,
+        lesion_share=0.75,
+        settled=0.67,
+        robust=True,
     ),
     precision="float32",
+    refinement="best",
 )
 """For the embedded tower, whose weights are random and whose adapters must learn more in a few hundred steps: lesions are drawn
 more often than they come, and bf16 costs it accuracy."""

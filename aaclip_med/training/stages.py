@@ -110,19 +110,20 @@ def is_kept_fixed(name: str) -> bool:
 
 
 class TextLoss:
-    """Segmentation loss of the chosen levels and the anchors' orthogonality, weighted 0.1.
+    """Segmentation loss of the chosen levels and the anchors' orthogonality, weighted 0.1 as published.
 
     Under ``stage_one_levels`` ``last`` only the deepest level counts, as in the released program.
     """
 
-    def __init__(self, detector: Detector) -> None:
+    def __init__(self, detector: Detector, orthogonality_weight: float = ORTHOGONALITY_WEIGHT) -> None:
+        self.orthogonality_weight = orthogonality_weight
         self.all_levels = detector.config.fidelity.stage_one_levels == "all"
 
     def __call__(self, prediction: StagePrediction, target: dict[str, torch.Tensor]) -> torch.Tensor:
         """``target``: mask (B, 1, S, S) and label (B,)."""
         levels = prediction.levels if self.all_levels else prediction.levels[-1:]
         segmentation = _segmentation(levels, prediction.anchors, target["mask"])
-        return segmentation + ORTHOGONALITY_WEIGHT * orthogonality(prediction.anchors)
+        return segmentation + self.orthogonality_weight * orthogonality(prediction.anchors)
 
 
 class ImageLoss:

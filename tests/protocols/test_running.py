@@ -55,8 +55,8 @@ def test_zero_shot_trains_on_visa_and_tests_what_is_on_disk(zero_shot: Path) -> 
 
 def test_what_is_missing_is_named_with_where_it_is_to_be_had(zero_shot: Path) -> None:
     text = (zero_shot / "table.md").read_text()
-    assert "- Liver (BMAD): not in" in text
-    assert "as BMAD/Liver or Liver or Liver_AD (or BMAD/Liver.jsonl); see BMAD, arXiv 2306.11876" in text
+    assert "- Liver (BMAD): no folder BMAD/Liver or Liver or Liver_AD, nor BMAD/Liver.jsonl; see BMAD, arXiv 2306.11876" in text
+    assert str(zero_shot.parent.parent) not in text
     missing = {row["set"]: row["detector"] for row in rows_of(zero_shot, "missing")}
     assert missing["Kvasir-SEG"] == "missing: Kvasir-SEG"
     assert missing["VisA"] == "missing: MVTec AD"
@@ -221,9 +221,16 @@ def test_where_nothing_is_there_all_is_named_and_nothing_written(tmp_path: Path,
     (tmp_path / "data").mkdir()
     assert run("few_shot", tmp_path / "data", tmp_path / "out") == 2
     said = capsys.readouterr().err
-    assert "none of the sets is on disk: Brain (BMAD): not in" in said
+    assert "data: none of the sets is there: Brain (BMAD): no folder BMAD/Brain" in said
     assert "Retina (BMAD, RESC)" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_where_what_is_there_makes_no_cell_nothing_was_done(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "Brain").symlink_to(data / "BMAD" / "Brain")
+    assert run("zero_shot", tmp_path / "data", tmp_path / "out") == 1
+    assert rows_of(tmp_path / "out", "missing")[0]["detector"] == "missing: VisA"
 
 
 def test_a_set_is_never_trained_on_what_it_is_tested_on(data: Path, tmp_path: Path) -> None:

@@ -1,0 +1,80 @@
+"""The ablation, from the command line and in parts, on a small study."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from aaclip_med.cli.main import main
+from aaclip_med.data.index import read_index
+from aaclip_med.errors import InputError
+from aaclip_med.evaluation.ablation import METHOD, SCORING, Variant, ablate, judge_baselines
+from aaclip_med.training.bundle import train
+
+QUICK = {"image_size": 40, "text_epochs": 1, "image_epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four bright-lesioned heads, two of them for testing."""
+    folder = tmp_path_factory.mktemp("ablation")
+    rows = []
+    for number in range(4):
+        rng = np.random.default_rng(number)
+        i, j, _ = np.indices((28, 30, 6))
+        array = np.where((i - 14) ** 2 + (j - 15) ** 2 < 144, 300 + 30 * rng.standard_normal((28, 30, 6)), 0)
+        mask = np.zeros(array.shape, dtype=np.uint8)
+        mask[9:15, 11:17, 2:4] = 1
+        for name, data in ((f"{number}.nii.gz", (array + 400.0 * mask).astype(np.int16)), (f"{number}_mask.nii.gz", mask)):
+            nib.save(nib.Nifti1Image(data, np.diag([2.0, 2.0, 4.0, 1.0])), folder / name)
+        row = {"image_path": f"{number}.nii.gz", "mask_path": f"{number}_mask.nii.gz", "label": 1, "class_name": "Brain"}
+        rows.append(row | {"split": "test" if number < 2 else "train"})
+    path = folder / "index.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_one_command_makes_one_table(index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--index", str(index), "--preset", "brain-mri", "--out", str(tmp_path / "out"), "--image-size", "40"]
+    assert main(["ablate", *arguments, "--only", "scoring", "--quick"]) == 0
+    with (tmp_path / "out" / "ablation.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["variant"] for row in rows[3:]] == [METHOD[0].name, *(variant.name for variant in SCORING)]
+    assert all(0.0 <= float(row["pixel_auroc"]) <= 1.0 for row in rows)
+    assert float(rows[0]["pixel_auroc"]) > 0.99, "the lesion is the brightest there is"
+    shown = capsys.readouterr().out
+    assert shown == (tmp_path / "out" / "ablation.md").read_text()
+    assert len(shown.splitlines()) == len(rows) + 2
+
+
+def test_variants_that_train_differ_from_the_first_and_levels_are_those_asked_for(index: Path, tmp_path: Path) -> None:
+    chosen = [variant for variant in METHOD if variant.name in ("as trained by default", "deepest level alone")]
+    chosen.append(Variant("method", "no disentangling", {"orthogonality_weight": 0.0}))
+    said: list[str] = []
+    rows = ablate(index, "brain-mri", tmp_path, train, shared=QUICK, variants=chosen, say=said.append)
+    assert [row.name for row in rows[3:]] == [variant.name for variant in chosen]
+    assert len({row.pixel for row in rows[3:]}) > 1
+    assert len(said) == 4
+    assert (tmp_path / "run_1" / "adapters.safetensors").is_file()
+
+
+def test_the_windowed_intensity_is_judged_as_by_hand(index: Path) -> None:
+    cases = read_index(index)
+    intensity, distance, untrained = judge_baselines(cases[2:], cases[:2], "brain-mri", "tiny", {"image_size": 40})
+    assert intensity.pixel > 0.99
+    assert intensity.slices == 1.0
+    assert distance.body > 0.9
+    assert untrained.pixel < intensity.pixel
+
+
+def test_without_test_rows_the_index_is_refused(index: Path, tmp_path: Path) -> None:
+    lines = [line.replace('"test"', '"train"') for line in index.read_text().splitlines()]
+    other = index.with_name("no_test.jsonl")
+    other.write_text("\n".join(lines) + "\n")
+    with pytest.raises(InputError, match="needs rows of split 'test'"):
+        ablate(other, "brain-mri", tmp_path, train)
