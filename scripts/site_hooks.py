@@ -10,7 +10,7 @@ from typing import Any
 from aaclip_med.cli.main import build_parser
 
 MARK = "<!-- every command -->"
-WIDTH = 84
+WIDTH = 76
 
 
 def on_config(config: Any) -> Any:
