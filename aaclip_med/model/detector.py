@@ -42,7 +42,7 @@ class Detector(Module):
 
     def __init__(self, config: DetectorConfig, tower: Tower, adapted: bool = True, seed: int = 0) -> None:
         super().__init__()
-        vision_depth, text_depth = len(tower.vision_blocks), len(tower.text_blocks)
+        vision_depth, text_depth = tower.vision_depth, len(tower.text_blocks)
         self.config = config
         self.tower = tower
         self.adapted = adapted
@@ -82,15 +82,14 @@ class Detector(Module):
         type; text, layer norms, softmax, similarity and maps stay in float32. int8 is for CPUs: weights and activations of the
         blocks' linear maps have 8 bits, all else is bf16 where the processor has it, else float32.
         """
-        last = self.levels[-1] if self.adapted else None
         if self.device.type != "cpu" or not has_onednn():
-            self.tower.lower_vision("cast", dtype, last)
+            self.tower.lower_vision("cast", dtype)
         elif dtype == torch.int8:
-            self.tower.lower_vision("int8", choose_dtype("auto", self.device), last)
+            self.tower.lower_vision("int8", choose_dtype("auto", self.device))
         elif dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            self.tower.lower_vision("packed", dtype, last)
+            self.tower.lower_vision("packed", dtype)
         else:
-            self.tower.lower_vision("cast", dtype, last)
+            self.tower.lower_vision("cast", dtype)
         return self
 
     def prepare_training(self, dtype: torch.dtype) -> Detector:
@@ -160,7 +159,7 @@ class Detector(Module):
         the plain tower's unit image embedding (B, E).
         """
         plain = trunk = self.tower.embed_images(images).to(self.tower.token_dtype)
-        plain_blocks = count_plain_blocks(len(self.tower.vision_blocks))
+        plain_blocks = count_plain_blocks(self.tower.vision_depth)
         for number, block in enumerate(self.tower.vision_steps, start=1):
             plain = block(plain)
             trunk = plain if number <= plain_blocks else trunk
@@ -173,7 +172,7 @@ class Detector(Module):
     def tap_values(self, trunk: torch.Tensor) -> list[torch.Tensor]:
         """The unit patch features (B, L, E) of each level after value-value attention from ``encode_trunk``'s tokens on."""
         direction = self.config.fidelity.value_attention
-        plain_blocks = count_plain_blocks(len(self.tower.vision_blocks))
+        plain_blocks = count_plain_blocks(self.tower.vision_depth)
         levels: list[torch.Tensor] = []
         values = trunk
         for number, block in enumerate(self.tower.vision_steps[: self.levels[-1]], start=1):

@@ -27,6 +27,7 @@ class Tower(nn.Module):
         self.clip = clip
         self.requires_grad_(False)
         self.eval()
+        self.vision_depth = len(self.vision_blocks)
         self._lowered: list[Block] | None = None
         self._lowered_to: tuple[Form, torch.dtype] = ("shared", torch.float32)
 
@@ -60,8 +61,8 @@ class Tower(nn.Module):
         """The text tower's blocks as they are run."""
         return [Block(block) for block in self.text_blocks]
 
-    def lower_vision(self, form: Form, dtype: torch.dtype, blocks: int | None = None) -> None:
-        """Run the vision tower's blocks in another form (see ``Block``), the first ``blocks`` of them, from here on.
+    def lower_vision(self, form: Form, dtype: torch.dtype) -> None:
+        """Run the vision tower's blocks in another form (see ``Block``) from here on.
 
         ``packed`` and ``int8`` take open_clip's blocks out of the tower, whose memory is free once nobody else holds them.
         """
@@ -69,7 +70,7 @@ class Tower(nn.Module):
             return
         rows = self.grid[0] * self.grid[1] + 1
         self._lowered_to = (form, dtype)
-        self._lowered = [Block(block, form, dtype, rows) for block in self.vision_blocks[:blocks]]
+        self._lowered = [Block(block, form, dtype, rows) for block in self.vision_blocks]
         if form in ("packed", "int8"):
             self.clip.visual.transformer.resblocks = nn.ModuleList()
 

@@ -12,7 +12,7 @@ class Published(NamedTuple):
     pixel_ap: float
     image_auroc: float
     image_ap: float
-    what: str = "AA-CLIP, released log, trained on VisA, full-shot"
+    what: str = "AA-CLIP on BMAD's test set, released log, trained on VisA, full-shot"
 
 
 BY_SET = {

@@ -143,13 +143,12 @@ class FoundSet:
 def find_set(name: str, data: Path) -> FoundSet | None:
     """The set ``name`` below ``data``: a folder, or an index of one's own, ``<folder>.jsonl`` or ``<name>.jsonl``."""
     published = SETS.get(name)
-    title = published.title if published else name
     for place in (*(published.folders if published else ()), name):
         index = data / f"{place}.jsonl"
         if index.is_file():
-            return FoundSet(name, f"{title}, {index.name}", index, published)
+            return FoundSet(name, index.name, index, published)
         if published and (data / place).is_dir():
-            return FoundSet(name, title, data / place, published)
+            return FoundSet(name, published.title, data / place, published)
     return None
 
 

@@ -13,6 +13,7 @@ from aaclip_med.data.writing import write_csv, write_file, write_json
 from aaclip_med.evaluation.baselines import TITLES
 from aaclip_med.protocols.config import FULL, Protocol
 from aaclip_med.protocols.published import AVERAGES, BY_SET
+from aaclip_med.protocols.sets import SETS
 
 if TYPE_CHECKING:
     from aaclip_med.protocols.run import Outcome
@@ -99,7 +100,7 @@ def build_rows(protocol: Protocol, outcomes: Sequence[Outcome], titles: dict[str
                 rows.append({"kind": "baseline", "set": titles[test], "detector": TITLES[name], **figures})
         if test in BY_SET:
             published = BY_SET[test]._asdict()
-            rows.append({"kind": "published", "set": titles[test], "detector": published.pop("what"), **published})
+            rows.append({"kind": "published", "set": SETS[test].title, "detector": published.pop("what"), **published})
     return rows
 
 

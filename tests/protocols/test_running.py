@@ -68,7 +68,7 @@ def test_published_figures_and_baselines_stand_beside_ours_and_are_marked(zero_s
     assert [row["kind"] for row in brain] == ["measured", "baseline", "baseline", "baseline", "published"]
     assert (brain[-1]["pixel_auroc"], brain[-1]["image_ap"]) == (0.9572, 0.9441)
     text = (zero_shot / "table.md").read_text()
-    assert "| *published:* AA-CLIP, released log, trained on VisA, full-shot |" in text
+    assert "| *published:* AA-CLIP on BMAD's test set, released log, trained on VisA, full-shot |" in text
     assert "95.72 | 44.91 | 79.26 | 94.41" in text
     assert "the whole method, average over the paper's sets, pixel AUROC 92.7, image AUROC 83.3" in text
     with (zero_shot / "table.csv").open() as stream:
@@ -212,9 +212,9 @@ def test_an_index_of_ones_own_stands_for_a_set_and_for_one_that_nobody_published
     write_index(cases, tmp_path / "mine.jsonl")
     protocol = own_protocol(tmp_path, "title: Mine\nparts: [{train: itself, test: [mine]}]\nshots: [9]\nvalidation_shots: 1\n")
     assert run(protocol, tmp_path, tmp_path / "out") == 0
-    assert rows_of(tmp_path / "out", "measured")[0]["set"] == "mine, mine.jsonl"
+    assert rows_of(tmp_path / "out", "measured")[0]["set"] == "mine.jsonl"
     text = (tmp_path / "out" / "table.md").read_text()
-    assert "- mine, mine.jsonl, Brain: 2 shots where 9 were asked for; it has no more" in text
+    assert "- mine.jsonl, Brain: 2 shots where 9 were asked for; it has no more" in text
 
 
 def test_where_nothing_is_there_all_is_named_and_nothing_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
