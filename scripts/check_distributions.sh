@@ -21,10 +21,12 @@ cd "$work"
 "$work/venv/bin/python" - <<'PROGRAM'
 from importlib.resources import files
 
+from aaclip_med.protocols.config import find_protocols
 from aaclip_med.zoo.names import find_bundle
 
 package = files("aaclip_med")
 assert (package / "py.typed").is_file()
+assert "zero_shot" in find_protocols()
 assert (package / "demo_adapters" / "brain-mri.safetensors").is_file()
 assert find_bundle().parent.name == "bundles" and (find_bundle() / "configs" / "train.yaml").is_file()
 PROGRAM
