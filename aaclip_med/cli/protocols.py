@@ -67,7 +67,7 @@ def run_protocol(options: argparse.Namespace) -> int:
     outcomes = run(protocol, options.data, options.out, machine, _say)
     print((Path(options.out) / "table.md").read_text(encoding="utf-8"), end="")
     done = sum(bool(one.classes) for one in outcomes)
-    return judge(sum(one.error is not None for one in outcomes), done) if done else NONE_DONE
+    return judge(sum(one.is_faulty for one in outcomes), done) if done else NONE_DONE
 
 
 def _say(text: str) -> None:

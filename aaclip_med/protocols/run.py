@@ -12,7 +12,7 @@ from typing import Any
 
 from aaclip_med.data.index import Case, write_index
 from aaclip_med.data.writing import prepare_output_folder, write_json
-from aaclip_med.errors import AaclipError, InputError, OutputError
+from aaclip_med.errors import AaclipError, InputError, OutputError, WeightsError
 from aaclip_med.evaluation.run import evaluate_into
 from aaclip_med.inference.predictor import Predictor, load_predictor
 from aaclip_med.model.checkpoint import ZERO_SHOT
@@ -68,6 +68,11 @@ class Outcome:
     missing: tuple[str, ...] = ()
     error: str | None = None
 
+    @property
+    def is_faulty(self) -> bool:
+        """Whether the cell, or a case of it, failed."""
+        return self.error is not None or any(one["failures"] for one in self.classes.values())
+
 
 def run_protocol(
     protocol: Protocol, data: str | Path, out: str | Path, machine: Machine | None = None, say: Say = print
@@ -79,6 +84,7 @@ def run_protocol(
 
     Raises:
         InputError: none of the sets is there, or ``out`` holds a run with other settings.
+        WeightsError: the tower's weights cannot be had.
         OutputError: a file cannot be written.
     """
     machine = machine or Machine()
@@ -131,7 +137,7 @@ class _Runner:
             classes = self._group(cell)
             self.say(f"{cell.test}: {cell.run}")
             return Outcome(cell, self._evaluate(cell, classes))
-        except OutputError:
+        except (OutputError, WeightsError):  # would befall every other cell
             raise
         except AaclipError as error:
             self.say(f"failed: {cell.test}: {error}")
@@ -158,7 +164,16 @@ class _Runner:
             for name in undone:
                 named = name_class(predictor, name)
                 evaluate_into(classes[name], named, folders[name], title=f"{self.found[cell.test].title}: {name}")
-        return {name: json.loads((place / "metrics.json").read_text("utf-8")) for name, place in folders.items()}
+        results = {name: json.loads((place / "metrics.json").read_text("utf-8")) for name, place in folders.items()}
+        for name, result in results.items():
+            failures = result["failures"]
+            if failures and not result["counts"]["cases"]:
+                (folders[name] / "metrics.json").unlink()
+                raise InputError(f"no case of {name} could be scored: {failures[0]['error']}")
+            if failures:
+                title = f"{self.found[cell.test].title}, {name}"
+                self.notes[f"{title}: {len(failures)} cases could not be scored; see {cell.run}/{cell.test}"] = None
+        return results
 
     def _draw(self, cell: Cell) -> list[Case]:
         """The rows that a cell learns from; notes where there are fewer than asked for."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,22 @@ def test_an_index_of_ones_own_stands_for_a_set_and_for_one_that_nobody_published
     assert rows_of(tmp_path / "out", "measured")[0]["set"] == "mine.jsonl"
     text = (tmp_path / "out" / "table.md").read_text()
     assert "- mine.jsonl, Brain: 2 shots where 9 were asked for; it has no more" in text
+
+
+def test_cases_that_cannot_be_scored_are_counted_and_if_none_can_the_cell_has_failed(data: Path, tmp_path: Path) -> None:
+    found = find_set("brain", data)
+    assert found is not None
+    good = [case for case in found.read(tmp_path / "brain.jsonl") if case.split == "test"]
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    broken = replace(good[0], image_path=tmp_path / "broken.png", row=9)
+    protocol = own_protocol(tmp_path, "title: Mine\nmodel: clip\nparts: [{test: [some, none]}]\n")
+    write_index([*good, broken], tmp_path / "some.jsonl")
+    write_index([broken], tmp_path / "none.jsonl")
+    assert run(protocol, tmp_path, tmp_path / "out") == 3
+    text = (tmp_path / "out" / "table.md").read_text()
+    assert "- some.jsonl, Brain: 1 cases could not be scored; see untrained/some" in text
+    assert "- none.jsonl, untrained: no case of Brain could be scored: " in text
+    assert not (tmp_path / "out" / "cells" / "untrained" / "none" / "metrics.json").exists()
 
 
 def test_where_nothing_is_there_all_is_named_and_nothing_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
