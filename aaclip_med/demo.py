@@ -71,7 +71,6 @@ def _run_preset(name: str, out: Path, size: DemoSize, seed: int) -> dict[str, An
             "seed": seed,
             "demo": f"aaclip-med demo --preset {name} --seed {seed}",
             "augment": False,
-            "refinement": "published",
         }
     )
     _say(f"{name}: calibrating on {size.calibration} normal phantoms, scoring {size.test} unseen ones")

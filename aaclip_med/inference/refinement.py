@@ -102,7 +102,7 @@ class Refinement:
 
 
 PUBLISHED = Refinement()
-BEST = Refinement(pool_share=0.001, zoom=2.5, sigma=0.4, sharpen=5, foreground=True)
+BEST = Refinement(sigma=0.4, sharpen=5, foreground=True)
 REFINEMENTS = {"published": PUBLISHED, "best": BEST}
 """By name. ``best`` holds what helped where it was measured (docs/ablation.md)."""
 
