@@ -52,14 +52,16 @@ def make_array(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     if not is_large(size):
         return np.zeros(shape, dtype=dtype)
     with tempfile.TemporaryFile() as file:
-        return np.memmap(file, dtype=dtype, mode="w+", shape=shape)
+        made: Array = np.memmap(file, dtype=dtype, mode="w+", shape=shape)
+        return made
 
 
 def make_array_like(array: Array, dtype: DTypeLike) -> Array:
     """A new array, all 0, of the shape of ``array`` and with its axes in the same order in memory."""
     order = np.argsort([-abs(stride) for stride in array.strides], kind="stable").tolist()
     made = make_array(tuple(array.shape[axis] for axis in order), dtype)
-    return made.transpose(np.argsort(order).tolist())
+    turned: Array = made.transpose(np.argsort(order).tolist())
+    return turned
 
 
 def split_slabs(array: Array) -> Iterator[tuple[slice, ...]]:

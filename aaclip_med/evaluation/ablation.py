@@ -224,7 +224,7 @@ class _Figures:
         masks, inside = cut.masks[numbers], _grey(cut.images[numbers]) > 0
         self.pixels.add(heat, masks)
         self.body.add(heat[inside], masks[inside])
-        self.labels += [bool(label) for label in masks.any(axis=(1, 2))]
+        self.labels += np.atleast_1d(masks.any(axis=(1, 2))).tolist()
         self.scores += scores.tolist()
 
     def row(self, group: str, name: str) -> Row:

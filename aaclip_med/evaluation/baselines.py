@@ -56,7 +56,7 @@ def strip_adapters(predictor: Predictor) -> Predictor:
     """The same tower, untrained: zero-shot, without adapters or calibration."""
     detector = Detector(predictor.detector.config, predictor.detector.tower, adapted=False)
     detector.tower_hash = predictor.detector.tower_hash
-    precision = {"torch.bfloat16": "bf16", "torch.float16": "fp16"}.get(str(predictor.dtype), "float32")
+    precision = {"torch.bfloat16": "bf16", "torch.float16": "fp16", "torch.int8": "int8"}.get(str(predictor.dtype), "float32")
     return Predictor(
         detector,
         predictor.preset,
