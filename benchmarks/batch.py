@@ -25,7 +25,7 @@ import nibabel as nib
 import numpy as np
 
 mpl.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 GOOD = 290
 KILLS = 20

@@ -129,9 +129,7 @@ def test_the_page_holds_the_highest_scores_of_a_very_large_run_and_says_how_many
     assert "9 cases with lower scores are not on this page" in page
 
 
-def test_onnx_runtime_finds_what_torch_does(
-    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_tables: Callable[[Path], dict[str, Table]]
-) -> None:
+def test_onnx_runtime_finds_what_torch_does(scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime", reason="ONNX Runtime is an extra: pip install 'aaclip-med[onnx]'")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     heat = {}

@@ -182,5 +182,5 @@ def test_scores_are_refused_under_another_refinement_than_they_were_calibrated_w
         if refinement == BEST:
             check_calibrated_alike(predictor, None, False)
         else:
-            with pytest.raises(InputError, match="calibrated with .*refinement"):
+            with pytest.raises(InputError, match=r"calibrated with .*refinement"):
                 check_calibrated_alike(predictor, None, False)
