@@ -40,7 +40,7 @@ def run_export(options: argparse.Namespace) -> int:
     from aaclip_med.inference.predictor import load_predictor
 
     prepare_output_folder(Path(options.out).absolute().parent)
-    model = {"weights": options.weights, "device": "cpu", "refinement": "published"}
+    model = {"weights": options.weights, "device": "cpu"}
     predictor = load_predictor(options.adapters, options.preset, **model)
     difference = export_network(build_network(predictor), options.format, options.out, describe_export(predictor))
     print(f"{options.out}: differs from torch by at most {difference:.1e}; {predictor.note}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import torch
 from aaclip_med.data.writing import write_file
 from aaclip_med.errors import InputError
 from aaclip_med.inference.predictor import Predictor, load_predictor
-from aaclip_med.inference.refinement import PUBLISHED
+from aaclip_med.inference.refinement import PUBLISHED, Refinement, find_refinement
 from aaclip_med.model.detector import Detector
-from aaclip_med.model.heatmap import LOG_ODDS_LIMIT, HeatmapNetwork, Scale
+from aaclip_med.model.heatmap import LOG_ODDS_LIMIT, Finish, HeatmapNetwork, Scale
+from aaclip_med.model.similarity import Domain
 from aaclip_med.presets import get_preset
 from aaclip_med.scoring.calibration import Calibration
 
@@ -30,18 +32,29 @@ def sample_scale(calibration: Calibration | None) -> Scale:
     return Scale(grid.tolist(), calibration.fraction_below(grid).tolist())
 
 
+def describe_finish(refinement: Refinement, domain: Domain = "medical") -> Finish:
+    """What a network does to the patches' log odds.
+
+    Raises:
+        InputError: the refinement takes more than one look at a slice, or weighs levels.
+    """
+    if replace(refinement, sigma=None, sharpen=0, foreground=False) != PUBLISHED:
+        raise InputError("a network takes one look at a slice: blur, sharpening and foreground are all the refinement it knows")
+    return Finish(*refinement.choose_blur(domain), refinement.sharpen, refinement.foreground)
+
+
 def build_network(predictor: Predictor) -> HeatmapNetwork:
     """What ``predictor`` computes for a picture, as one network on its device, in evaluation mode.
 
     Raises:
-        InputError: maps are refined, or were when they were calibrated; a network has the published scoring alone.
+        InputError: maps are refined by more than blur, sharpening and foreground, or were calibrated with other refinements.
     """
     made = predictor.checkpoint.provenance.get("calibration") if predictor.checkpoint else None
-    calibrated_refined = predictor.calibration is not None and "refinement" in (made or {})
-    if calibrated_refined or predictor.refinement != PUBLISHED:
-        raise InputError("a network has the published scoring alone; calibrate and load with refinement 'published'")
+    if predictor.calibration is not None and made and made.get("refinement", {}) != predictor.refinement.to_json():
+        raise InputError("these adapters were calibrated with another refinement; load them with that, or calibrate again")
     scale = sample_scale(predictor.calibration)
-    network = HeatmapNetwork(predictor.detector, predictor.anchors, scale, predictor.domain)
+    finish = describe_finish(predictor.refinement, predictor.domain)
+    network = HeatmapNetwork(predictor.detector, predictor.anchors, scale, finish)
     return network.to(predictor.device).eval()
 
 
@@ -51,14 +64,15 @@ def load_network(adapters: str | Path, preset: str | None = None, **options: Any
     Raises:
         InputError, WeightsError, CheckpointError: as ``load_predictor``.
     """
-    return build_network(load_predictor(adapters, preset, **{"device": "cpu", "refinement": "published", **options}))
+    return build_network(load_predictor(adapters, preset, **{"device": "cpu", **options}))
 
 
-def wrap_network(detector: Detector, preset: str) -> HeatmapNetwork:
-    """``detector`` while it trains, uncalibrated; both share their parameters."""
+def wrap_network(detector: Detector, preset: str, refinement: str | Refinement = PUBLISHED) -> HeatmapNetwork:
+    """``detector`` while it trains, uncalibrated; both share their parameters. ``refinement``: whole or by name."""
     with torch.no_grad():
         anchors = detector.encode_noun(get_preset(preset).noun_for(detector.config.fidelity.name))
-    return HeatmapNetwork(detector, anchors, sample_scale(None)).to(detector.device)
+    finish = describe_finish(find_refinement(refinement))
+    return HeatmapNetwork(detector, anchors, sample_scale(None), finish).to(detector.device)
 
 
 def save_network(path: Path, network: HeatmapNetwork) -> None:

@@ -19,6 +19,7 @@ from torch.nn import functional
 from aaclip_med.errors import InputError
 from aaclip_med.model.detector import Detector, ImageFeatures
 from aaclip_med.model.preprocess import normalise_slices
+from aaclip_med.model.sharpening import leave_background, sharpen
 from aaclip_med.model.similarity import BLUR, Domain, blur, compare_patches, score_detection
 from aaclip_med.scoring.pooling import pool_maps
 
@@ -26,8 +27,6 @@ Array = np.ndarray[Any, Any]
 
 OVERLAP = 0.25
 """The share of a tile's side, or more, that the next tile shows as well."""
-SHARPEN_EPS = 0.01
-"""The guided filter's regularisation: squared intensity differences, of a window from 0 to 1, that count as an edge."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +77,10 @@ class Refinement:
         for faulty, message in faults:
             if faulty:
                 raise InputError(f"refinement: {message}")
+
+    def choose_blur(self, domain: Domain) -> tuple[int, float]:
+        """Kernel size and sigma, in patches; a sigma of 0 is no blur."""
+        return BLUR[domain] if self.sigma is None else (2 * math.ceil(3 * self.sigma) + 1, self.sigma)
 
     def to_json(self) -> dict[str, Any]:
         """What differs from the published scoring, as plain data."""
@@ -142,12 +145,10 @@ def score_pictures(
         log_odds, detection = _score_whole(detector, pictures, anchors, domain, refinement, bank)
     else:
         log_odds, detection = _score_tiles(detector, pictures, anchors, domain, refinement, bank)
-    grey = pictures.mean(dim=1, keepdim=True)
     if refinement.sharpen:
-        log_odds = sharpen(log_odds[:, None], grey, refinement.sharpen)[:, 0]
+        log_odds = sharpen(log_odds[:, None], pictures, refinement.sharpen)[:, 0]
     if refinement.foreground:
-        lowest = log_odds.flatten(1).amin(dim=1)[:, None, None]
-        log_odds = torch.where(pictures.amax(dim=1) > 0, log_odds, lowest)
+        log_odds = leave_background(log_odds[:, None], pictures)[:, 0]
     return log_odds, detection
 
 
@@ -164,10 +165,7 @@ def _score_whole(
     maps, detections = [], []
     for view in views:
         grids, detection = _lay_patches(detector, view, anchors, refinement, bank)
-        kernel_size, sigma = BLUR[domain]
-        if refinement.sigma is not None:
-            sigma = refinement.sigma
-            kernel_size = 2 * math.ceil(3 * sigma) + 1
+        kernel_size, sigma = refinement.choose_blur(domain)
         if sigma > 0:
             sigma, kernel_size = sigma * refinement.shifts, (kernel_size - 1) * refinement.shifts + 1
             grids = blur(grids, min(kernel_size, 2 * grids.shape[-1] - 1), sigma)
@@ -257,23 +255,6 @@ def _score_tiles(
             weights[top : top + size, left : left + size] += weight
             detections.append(detection)
     return total / weights, torch.stack(detections).amax(dim=0)
-
-
-def sharpen(maps: torch.Tensor, guides: torch.Tensor, radius: int) -> torch.Tensor:
-    """Guided filter: maps (B, 1, S, S) as locally linear functions of the guides (B, 1, S, S) in [0, 1].
-
-    ``radius``: pixels around a pixel, along each axis, that are looked at.
-    """
-
-    def average(values: torch.Tensor) -> torch.Tensor:
-        return functional.avg_pool2d(values, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
-
-    guide_mean, map_mean = average(guides), average(maps)
-    covariance = average(guides * maps) - guide_mean * map_mean
-    variance = average(guides * guides) - guide_mean**2
-    slope = covariance / (variance + SHARPEN_EPS)
-    offset = map_mean - slope * guide_mean
-    return average(slope) * guides + average(offset)
 
 
 def pool_scores(log_odds: Array, detection: Array | None, refinement: Refinement = PUBLISHED) -> Array:

@@ -14,7 +14,8 @@ from aaclip_med.model.adapters import mix
 from aaclip_med.model.config import CLIP_MEAN, CLIP_STD
 from aaclip_med.model.detector import Detector
 from aaclip_med.model.partial_state import leave_out
-from aaclip_med.model.similarity import BLUR, Domain, blur, compare_patches, score_detection
+from aaclip_med.model.sharpening import leave_background, sharpen
+from aaclip_med.model.similarity import BLUR, blur, compare_patches, score_detection
 
 LOG_ODDS_LIMIT = 40.0
 """Log odds are kept within this distance of 0; trained detectors stay within 20."""
@@ -27,6 +28,20 @@ class Scale(NamedTuple):
 
     log_odds: Sequence[float]
     heat: Sequence[float]
+
+
+class Finish(NamedTuple):
+    """What is done to the patches' log odds: blur (kernel size, sigma in patches; 0: none), sharpening (radius in pixels; 0:
+    none), and whether the background is left out.
+    """
+
+    kernel_size: int
+    sigma: float
+    sharpen: int
+    foreground: bool
+
+
+PUBLISHED_FINISH = Finish(*BLUR["medical"], 0, False)
 
 
 class Block(nn.Module):
@@ -65,7 +80,7 @@ class HeatmapNetwork(nn.Module):
     scale_log_odds: torch.Tensor
     scale_heat: torch.Tensor
 
-    def __init__(self, detector: Detector, anchors: torch.Tensor, scale: Scale, domain: Domain = "medical") -> None:
+    def __init__(self, detector: Detector, anchors: torch.Tensor, scale: Scale, finish: Finish = PUBLISHED_FINISH) -> None:
         super().__init__()
         if not detector.adapted:
             raise InputError("a zero-shot detector (adapters 'none') has no adapters to export")
@@ -75,7 +90,7 @@ class HeatmapNetwork(nn.Module):
         adapters, levels = detector.image_adapter, detector.levels
         self.limit = LOG_ODDS_LIMIT
         self.size: int = detector.config.image_size
-        self.kernel_size, self.sigma = BLUR[domain]
+        self.kernel_size, self.sigma, self.sharpen, self.foreground = finish
         self.conv1, self.ln_pre, self.ln_post = visual.conv1, visual.ln_pre, visual.ln_post
         self.class_embedding, self.positional_embedding = visual.class_embedding, visual.positional_embedding
         self.det_proj = adapters.det_proj
@@ -104,7 +119,8 @@ class HeatmapNetwork(nn.Module):
     @torch.jit.export
     def score(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Log odds (B, S, S) on the detector's own grid, within ``LOG_ODDS_LIMIT``, and detection scores (B,)."""
-        pictures = resample(images.float(), self.size).expand(-1, 3, -1, -1)
+        shown = resample(images.float(), self.size)
+        pictures = shown.expand(-1, 3, -1, -1)
         patches = self.conv1((pictures - self.mean) / self.std).flatten(2).transpose(1, 2)
         start = self.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         tokens = self.ln_pre(torch.cat([start, patches], dim=1) + self.positional_embedding.to(patches.dtype))
@@ -118,8 +134,14 @@ class HeatmapNetwork(nn.Module):
                 logits = compare_patches(functional.normalize(projected, dim=-1).float(), self.anchors)
                 scores.append(logits[:, 1:] - logits[:, :1])
                 detection = functional.normalize(self.det_proj(normed), dim=-1).mean(dim=1)
-        blurred = blur(torch.stack(scores).mean(dim=0), self.kernel_size, self.sigma)
-        log_odds = functional.interpolate(blurred, size=(self.size, self.size), mode="bilinear", align_corners=True)
+        patch_odds = torch.stack(scores).mean(dim=0)
+        if self.sigma > 0.0:
+            patch_odds = blur(patch_odds, self.kernel_size, self.sigma)
+        log_odds = functional.interpolate(patch_odds, size=(self.size, self.size), mode="bilinear", align_corners=True)
+        if self.sharpen > 0:
+            log_odds = sharpen(log_odds, shown, self.sharpen)
+        if self.foreground:
+            log_odds = leave_background(log_odds, shown)
         return log_odds[:, 0].clamp(-self.limit, self.limit), score_detection(detection.float(), self.anchors)
 
     @torch.jit.export

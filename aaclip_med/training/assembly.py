@@ -209,7 +209,8 @@ def finish_run(
     if models_dir is not None:
         Path(models_dir).mkdir(parents=True, exist_ok=True)
         save_adapters(Path(models_dir) / "adapters.safetensors", detector, preset, content)
-        save_network(Path(models_dir) / "model.pt", wrap_network(detector, preset))
+        refinement = find_refinement(None, content.get("refinement"))
+        save_network(Path(models_dir) / "model.pt", wrap_network(detector, preset, refinement))
     return path
 
 

@@ -60,7 +60,7 @@ def pack_bundle(
     misread = [word for word in NOT_ALLOWED if word in out.name.lower()]
     if misread:
         raise InputError(f"{out.name}: MONAI Label takes a bundle named '{misread[0]}' for another task; choose another name")
-    predictor = load_predictor(adapters, preset, weights=weights, device="cpu", refinement="published")
+    predictor = load_predictor(adapters, preset, weights=weights, device="cpu")
     config = predictor.detector.config
     tower = weights or config.weights
     if not with_weights and Path(tower).is_file():
