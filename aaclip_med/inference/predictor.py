@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ class Predictor:
         self._prepared = False
         self.refinement = refinement
         self.bank = [level.to(self.device) for level in bank] if bank is not None else None
-        with torch.no_grad():
+        with torch.no_grad(), _one_thread():
             self.anchors = self.detector.encode_noun(preset.noun_for(detector.config.fidelity.name)).float()
 
     @property
@@ -282,6 +283,17 @@ def _confine(scores: SliceScores, cut: CutCase, numbers: list[int]) -> None:
             organ = np.ascontiguousarray(cut.organ[numbers[start : start + CHUNK]], dtype=np.float32)
             share = functional.interpolate(torch.from_numpy(organ)[:, None], size=scores.log_odds.shape[-2:], mode="area")
             scores.log_odds[start : start + CHUNK][share[:, 0].numpy() <= 0] = lowest
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Text features differ in the last digit with the number of threads, and with them every score of a run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def thin(used: list[int], stride: int) -> list[int]:

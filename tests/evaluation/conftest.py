@@ -46,4 +46,4 @@ def demo_predictor() -> Predictor:
 
 @pytest.fixture(scope="session")
 def untrained_predictor() -> Predictor:
-    return load_predictor("none", "brain-mri", backbone="tiny", image_size=80)
+    return load_predictor("none", "brain-mri", backbone="tiny", image_size=80, refinement="best")

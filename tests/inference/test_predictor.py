@@ -90,3 +90,17 @@ def test_cases_are_taken_only_as_they_are_needed() -> None:
 
     next(predictor.predict_prepared(cases()))
     assert taken == [0, 1]
+
+
+def test_a_case_scores_the_same_on_one_thread_as_on_several() -> None:
+    threads = torch.get_num_threads()
+    scores = []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            predictor = Predictor(build_detector("tiny", adapters="demo", preset="brain-mri"), get_preset("brain-mri"))
+            scores.append(predictor.predict_volume(a_head((30, 28, 7), 3)))
+    finally:
+        torch.set_num_threads(threads)
+    np.testing.assert_array_equal(scores[0].heatmap, scores[1].heatmap)
+    np.testing.assert_array_equal(scores[0].detection, scores[1].detection)
