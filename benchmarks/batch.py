@@ -55,9 +55,9 @@ def poison(folder: Path) -> list[str]:
     header = bytearray(gzip.decompress(whole)[:352])
     header[40:56] = struct.pack("<8h", 3, 32767, 32767, 32767, 1, 1, 1, 1)
     (folder / "bad_absurd.nii.gz").write_bytes(gzip.compress(bytes(header)))
-    header[40:56] = struct.pack("<8h", 3, 1290, 1290, 1290, 1, 1, 1, 1)
+    header[40:56] = struct.pack("<8h", 3, 900, 900, 900, 1, 1, 1, 1)
     header[70:74] = struct.pack("<2h", 2, 8)
-    (folder / "bad_blowup.nii.gz").write_bytes(gzip.compress(bytes(header) + bytes(1290**3), 1))
+    (folder / "bad_blowup.nii.gz").write_bytes(gzip.compress(bytes(header) + bytes(900**3), 1))
     flipped = bytearray(whole)
     flipped[len(flipped) // 2] ^= 255
     (folder / "bad_flipped.nii.gz").write_bytes(bytes(flipped))
@@ -73,7 +73,7 @@ def poison(folder: Path) -> list[str]:
 def start(scans: Path, out: Path) -> subprocess.Popen[bytes]:
     """The command, in a process group of its own."""
     command = [sys.executable, "-m", "aaclip_med", "score", str(scans), "--adapters", "demo", "--preset", "brain-mri"]
-    command += ["--progress", "plain", "--case-seconds", "5", "--case-megabytes", "1500", "--out", str(out)]
+    command += ["--progress", "plain", "--case-seconds", "4", "--case-megabytes", "1500", "--out", str(out)]
     log = (out.parent / f"{out.name}.log").open("ab")
     return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
@@ -110,7 +110,7 @@ def run_killed(scans: Path, out: Path) -> int:
     while killed < KILLS:
         run = start(scans, out)
         try:
-            run.wait(rng.uniform(3.0, 12.0))
+            run.wait(rng.uniform(5.0, 20.0))
         except subprocess.TimeoutExpired:
             os.killpg(run.pid, signal.SIGKILL)
             run.wait()
