@@ -192,17 +192,14 @@ def test_a_large_volume_goes_out_and_comes_back_without_blocking_the_gui() -> No
     process = context.Process(target=serve_elsewhere, args=(theirs,), daemon=True)
     process.start()
     try:
-        server = Server(ours.recv(), TOKEN)
-        longest: list[float] = []
-        while len(longest) < 3 and min(longest, default=1.0) >= LONGEST_BLOCK:  # a busy machine takes the processor away
-            work = RemoteJob(make_job((40, 512, 512)), server, pause=0.05)
-            work.start()
-            events, block = run_loop(work)
-            assert events[-1].kind == "done", events[-1].text
-            longest.append(block)
+        job = make_job((40, 512, 512))
+        work = RemoteJob(job, Server(ours.recv(), TOKEN), pause=0.05)
+        work.start()
+        events, longest = run_loop(work)
     finally:
         process.terminate()
-    assert min(longest) < LONGEST_BLOCK
+    assert events[-1].kind == "done", events[-1].text
+    assert longest < LONGEST_BLOCK
 
 
 def test_a_job_is_scored_by_the_projects_own_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
