@@ -13,7 +13,7 @@ _FORWARD = [step for step in product((-1, 0, 1), repeat=3) if step > (0, 0, 0)]
 """Half of the 26 neighbours (faces, edges, corners); the other half are the same pairs from the other side."""
 
 MOST_VOXELS = 2_000_000
-"""More hot voxels than these are no lesions, and numpy would keep the panel's thread from the interpreter for over 50 ms at a time."""
+"""More hot voxels than these are no lesions, and numpy would keep the panel waiting for over 50 ms at a time."""
 
 
 class TooHotError(ValueError):
