@@ -50,17 +50,6 @@ class Candidate:
     voxels: int
 
 
-def find_candidates(
-    heatmap: NDArray[np.floating],
-    threshold: float,
-    affine: NDArray[np.floating],
-    slice_axis: int,
-    minimum_ml: float = 0.0,
-) -> list[Candidate]:
-    """The candidates of ``label_candidates`` without the label map."""
-    return label_candidates(heatmap, threshold, affine, slice_axis, minimum_ml)[0]
-
-
 def label_candidates(
     heatmap: NDArray[np.floating],
     threshold: float,

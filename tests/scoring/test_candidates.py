@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from aaclip_med.errors import InputError
-from aaclip_med.scoring.candidates import find_candidates, label_candidates
+from aaclip_med.scoring.candidates import label_candidates
 
 OBLIQUE = np.eye(4)
 OBLIQUE[:3, :3] = Rotation.from_euler("xyz", [20, -35, 50], degrees=True).as_matrix() @ np.diag([-0.5, 0.8, 4.0])
@@ -31,14 +31,14 @@ def build_heatmap() -> np.ndarray:
 
 
 def test_candidates_are_numbered_from_the_highest_peak():
-    candidates = find_candidates(build_heatmap(), 0.5, OBLIQUE, 2)
+    candidates, _ = label_candidates(build_heatmap(), 0.5, OBLIQUE, 2)
     assert [one.id for one in candidates] == [1, 2, 3]
     assert [one.peak for one in candidates] == pytest.approx([0.95, 0.9, 0.6])
     assert [one.voxels for one in candidates] == [1, 24, 16]
 
 
 def test_a_candidate_lies_where_the_affine_says():
-    box = find_candidates(build_heatmap(), 0.5, OBLIQUE, 2)[1]
+    box = label_candidates(build_heatmap(), 0.5, OBLIQUE, 2)[0][1]
     assert box.centroid_voxel == pytest.approx((3.0, 4.5, 4.5))
     assert box.centroid_ras == pytest.approx(to_ras(OBLIQUE, (3.0, 4.5, 4.5)))
     assert box.peak_ras == pytest.approx(to_ras(OBLIQUE, (4, 6, 5)))
@@ -48,7 +48,7 @@ def test_a_candidate_lies_where_the_affine_says():
 
 @pytest.mark.parametrize(("axis", "span"), [(0, (2, 4)), (1, (3, 6)), (2, (4, 5))])
 def test_the_slice_range_is_inclusive_along_the_slice_axis(axis, span):
-    box = find_candidates(build_heatmap(), 0.5, OBLIQUE, axis)[1]
+    box = label_candidates(build_heatmap(), 0.5, OBLIQUE, axis)[0][1]
     assert (box.first_slice, box.last_slice) == span
 
 
@@ -72,7 +72,7 @@ def test_small_regions_are_left_out_of_list_and_map():
 def test_voxels_touching_at_a_corner_are_one_candidate():
     heatmap = np.zeros((4, 4, 4), dtype=np.float32)
     heatmap[1, 1, 1] = heatmap[2, 2, 2] = 1.0
-    (only,) = find_candidates(heatmap, 0.5, np.eye(4), 2)
+    (only,), _ = label_candidates(heatmap, 0.5, np.eye(4), 2)
     assert only.centroid_voxel == (1.5, 1.5, 1.5)
     assert only.peak_ras == (1.0, 1.0, 1.0)
 
@@ -80,13 +80,13 @@ def test_voxels_touching_at_a_corner_are_one_candidate():
 def test_equal_peaks_go_by_volume():
     heatmap = np.zeros((9, 3, 1), dtype=np.float32)
     heatmap[1, 1] = heatmap[5:8, 1] = 0.8
-    assert [one.voxels for one in find_candidates(heatmap, 0.8, np.eye(4), 2)] == [3, 1]
+    assert [one.voxels for one in label_candidates(heatmap, 0.8, np.eye(4), 2)[0]] == [3, 1]
 
 
 def test_a_picture_has_candidates_in_its_one_slice():
     heatmap = np.zeros((30, 20, 1), dtype=np.float32)
     heatmap[4:8, 5:10, 0] = 0.9
-    (only,) = find_candidates(heatmap, 0.5, np.diag([0.2, 0.3, 1.0, 1.0]), 2)
+    (only,), _ = label_candidates(heatmap, 0.5, np.diag([0.2, 0.3, 1.0, 1.0]), 2)
     assert (only.first_slice, only.last_slice) == (0, 0)
     assert only.centroid_ras == pytest.approx((5.5 * 0.2, 7.0 * 0.3, 0.0))
 
@@ -116,8 +116,8 @@ def test_turning_the_array_with_its_affine_moves_nothing(seed, order, signs):
     for new, (old, sign) in enumerate(zip(order, signs, strict=True)):
         turn[old, new] = sign
         turn[old, 3] = 0 if sign == 1 else heatmap.shape[old] - 1
-    before = find_candidates(heatmap, 0.9, OBLIQUE, 2)
-    after = find_candidates(turned, 0.9, OBLIQUE @ turn, order.index(2))
+    before, _ = label_candidates(heatmap, 0.9, OBLIQUE, 2)
+    after, _ = label_candidates(turned, 0.9, OBLIQUE @ turn, order.index(2))
     assert [(one.id, one.peak, one.voxels) for one in before] == [(one.id, one.peak, one.voxels) for one in after]
     for one, other in zip(before, after, strict=True):
         assert one.centroid_ras == pytest.approx(other.centroid_ras)
@@ -139,4 +139,4 @@ def test_turning_the_array_with_its_affine_moves_nothing(seed, order, signs):
 def test_what_cannot_be_searched_is_refused(change, message):
     given_ = {"heatmap": build_heatmap(), "threshold": 0.5, "affine": np.eye(4), "slice_axis": 2, **change}
     with pytest.raises(InputError, match=message):
-        find_candidates(**given_)
+        label_candidates(**given_)

@@ -133,9 +133,9 @@ def make_result(heat: np.ndarray, ijk_to_ras: np.ndarray, threshold: float = 0.5
 
     from AAClipMedLib.jobs import Result
 
-    from aaclip_med.scoring.candidates import find_candidates
+    from aaclip_med.scoring.candidates import label_candidates
 
-    candidates = [asdict(one) for one in find_candidates(heat.T, threshold, ijk_to_ras, 2)]
+    candidates = [asdict(one) for one in label_candidates(heat.T, threshold, ijk_to_ras, 2)[0]]
     account = {
         "score": float(heat.max()),
         "p_value": 0.02 if calibrated else None,
