@@ -38,7 +38,7 @@ def describe_finish(refinement: Refinement, domain: Domain = "medical") -> Finis
     Raises:
         InputError: the refinement takes more than one look at a slice, or weighs levels.
     """
-    if replace(refinement, sigma=None, sharpen=0, foreground=False) != PUBLISHED:
+    if replace(refinement, reach=0.0, sigma=None, sharpen=0, foreground=False) != PUBLISHED:
         raise InputError("a network takes one look at a slice: blur, sharpening and foreground are all the refinement it knows")
     return Finish(*refinement.choose_blur(domain), refinement.sharpen, refinement.foreground)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -122,6 +123,14 @@ class Predictor:
         """The side, in pixels, of the square maps of slices (height, width)."""
         return choose_side(height, width, self.detector.config.image_size, self.refinement.zoom)
 
+    def place_slices(self, cut: CutCase, numbers: Sequence[int]) -> Array:
+        """Where slices ``numbers`` of a case lie along their normal, (S,), in patches: a patch is as wide as it is in a slice."""
+        row_mm, column_mm, slice_mm = cut.plan.pixel_spacing(cut.volume.spacing)
+        height, width = cut.images.shape[1:3]
+        rows, columns = self.detector.tower.grid
+        patch_mm = math.sqrt(row_mm * height / rows * column_mm * width / columns)
+        return np.asarray(numbers, dtype=np.float64) * slice_mm / patch_mm
+
     def _open_stream(self) -> SliceStream:
         if self.engine is None and not self._prepared:
             self.detector.prepare_inference(self.dtype)
@@ -177,9 +186,8 @@ class Predictor:
             stack[number] = (1.0 - share) * stack[below] + share * stack[above]
         if cut.organ is not None:
             stack[~cut.organ] = lowest
-        return Prediction(
-            cut.plan.paste(whole), cut.plan.axis, numbers, scores.maxima, scores.detection, pool_slices(scores.maxima)
-        )
+        pooled = pool_scores(scores.log_odds, scores.detection, self.place_slices(cut, numbers), self.refinement)
+        return Prediction(cut.plan.paste(whole), cut.plan.axis, numbers, pooled, scores.detection, pool_slices(pooled))
 
     def prepare(
         self,
@@ -199,12 +207,13 @@ class Predictor:
         cuts = tuple(cut_volume(volume, self.preset, name, limits, organ) for name in planes)
         return Prepared(volume, organ, stride, cuts, tuple(cut.images.choose(thin(cut.used, stride)) for cut in cuts))
 
-    def predict_prepared(
+    def score_prepared(
         self, cases: Iterable[Prepared], report: Callable[[int], None] = count_nothing
-    ) -> Iterator[Prediction]:
-        """The predictions of many cases, in their order; batches of slices go over the borders of cases.
+    ) -> Iterator[tuple[Prepared, list[SliceScores]]]:
+        """Each case with the scores of its cuts, in their order; batches of slices go over the borders of cases.
 
-        Cases are taken from ``cases`` only as they are needed. ``report`` is told the number of slices that are done.
+        Cases are taken from ``cases`` only as they are needed. Outside a cut's organ a map holds its lowest value. ``report``
+        is told the number of slices that are done.
 
         Raises:
             MemoryError: not even one slice fits into the GPU's memory.
@@ -222,12 +231,20 @@ class Predictor:
             self.batch_size = stream.batch_size
             parts.append(scores)
             if len(parts) == len(waiting[0].stacks):
-                yield self._fuse(waiting.popleft(), parts)
+                case = waiting.popleft()
+                for cut, part in zip(case.cuts, parts, strict=True):
+                    _confine(part, cut, thin(cut.used, case.stride))
+                yield case, parts
                 parts = []
 
+    def predict_prepared(
+        self, cases: Iterable[Prepared], report: Callable[[int], None] = count_nothing
+    ) -> Iterator[Prediction]:
+        """The predictions of many cases, in their order; see ``score_prepared``."""
+        for case, parts in self.score_prepared(cases, report):
+            yield self._fuse(case, parts)
+
     def _fuse(self, case: Prepared, parts: list[SliceScores]) -> Prediction:
-        for cut, scores in zip(case.cuts, parts, strict=True):
-            _confine(scores, cut, thin(cut.used, case.stride))
         predictions = [self._assemble(cut, case.stride, scores) for cut, scores in zip(case.cuts, parts, strict=True)]
         if len(predictions) == 1:
             return predictions[0]
@@ -240,9 +257,10 @@ class Predictor:
                 total[slab] += weight * part.heatmap[slab]
         cut = cut_volume(case.volume, self.preset, None, None, case.organ)
         numbers = cut.used
-        maxima = pool_scores(cut.crop(cut.plan.cut(total))[numbers], None, self.refinement)
+        maps = cut.crop(cut.plan.cut(total))[numbers]
+        pooled = pool_scores(maps, None, self.place_slices(cut, numbers), self.refinement)
         detection = np.full(len(numbers), np.nan, dtype=np.float32)
-        return Prediction(total, cut.plan.axis, numbers, maxima, detection, pool_slices(maxima))
+        return Prediction(total, cut.plan.axis, numbers, pooled, detection, pool_slices(pooled))
 
     def predict_volume(
         self,

@@ -21,7 +21,7 @@ from aaclip_med.model.detector import Detector, ImageFeatures
 from aaclip_med.model.preprocess import normalise_slices
 from aaclip_med.model.sharpening import leave_background, sharpen
 from aaclip_med.model.similarity import BLUR, Domain, blur, compare_patches, score_detection
-from aaclip_med.scoring.pooling import pool_maps
+from aaclip_med.scoring.pooling import pool_maps, smooth_scores
 
 Array = np.ndarray[Any, Any]
 
@@ -34,6 +34,8 @@ class Refinement:
     """The defaults are the published scoring.
 
     pool_share: a slice's score is the mean of this share of its map's highest pixels; 0: the maximum.
+    reach: sigma, in patches, of a Gaussian along a volume's slices that smooths their scores: a lesion goes through several, and
+        noise does not; 0: each slice by itself.
     detection_weight: log odds added to a slice's score for a detection token that is wholly "abnormal" (cosine 1).
     flips: the maps of a slice and of its mirror image are averaged.
     shifts: the patches are laid n times along each axis, each time a part of a patch further, and the maps interleaved: n times
@@ -48,6 +50,7 @@ class Refinement:
     """
 
     pool_share: float = 0.0
+    reach: float = 0.0
     detection_weight: float = 0.0
     flips: bool = False
     shifts: int = 1
@@ -64,6 +67,7 @@ class Refinement:
         """
         faults = [
             (not 0.0 <= self.pool_share < 1.0, f"pool_share {self.pool_share:g}: take 0 (the maximum) to below 1"),
+            (not 0.0 <= self.reach <= 10.0, f"reach {self.reach:g}: take 0 to 10 patches"),
             (not 1 <= self.shifts <= 8, f"shifts {self.shifts}: take 1 to 8"),
             (not 1.0 <= self.zoom <= 8.0, f"zoom {self.zoom:g}: take 1 to 8"),
             (self.sigma is not None and not 0.0 <= self.sigma <= 10.0, f"sigma {self.sigma}: take 0 to 10 patches"),
@@ -105,7 +109,7 @@ class Refinement:
 
 
 PUBLISHED = Refinement()
-BEST = Refinement(sigma=0.4, sharpen=5, foreground=True)
+BEST = Refinement(reach=0.4, sigma=0.4, sharpen=5, foreground=True)
 REFINEMENTS = {"published": PUBLISHED, "best": BEST}
 """By name. ``best`` holds what helped where it was measured (docs/ablation.md)."""
 
@@ -138,7 +142,7 @@ def score_pictures(
     Log odds are the levels' mean of the abnormal minus the normal logit. ``bank``: of each level the unit features (N, E) of
     normal patches.
     """
-    if replace(refinement, pool_share=0.0, detection_weight=0.0) == PUBLISHED:
+    if replace(refinement, pool_share=0.0, reach=0.0, detection_weight=0.0) == PUBLISHED:
         heatmap, detection = detector(normalise_slices(pictures), anchors, domain)
         return 2.0 * heatmap[:, 0].float() / len(detector.levels) - 1.0, detection
     if pictures.shape[-1] == detector.config.image_size:
@@ -257,9 +261,11 @@ def _score_tiles(
     return total / weights, torch.stack(detections).amax(dim=0)
 
 
-def pool_scores(log_odds: Array, detection: Array | None, refinement: Refinement = PUBLISHED) -> Array:
-    """The scores (S,) of slices by their maps (S, H, W) and detection scores (S,), where there are such."""
+def pool_scores(log_odds: Array, detection: Array | None, places: Array, refinement: Refinement = PUBLISHED) -> Array:
+    """The scores (S,) of a case's slices by their maps (S, H, W), detection scores (S,), where there are such, and places (S,)
+    along their normal, in patches.
+    """
     scores = pool_maps(log_odds, refinement.pool_share)
     if refinement.detection_weight and detection is not None:
         scores = scores + np.float32(refinement.detection_weight) * (2.0 * detection - 1.0)
-    return scores
+    return smooth_scores(scores, places, refinement.reach)

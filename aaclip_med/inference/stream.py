@@ -13,7 +13,7 @@ import torch
 
 from aaclip_med.arrays import make_array
 from aaclip_med.data.slices import WindowedSlices
-from aaclip_med.inference.refinement import PUBLISHED, Refinement, pool_scores, score_pictures
+from aaclip_med.inference.refinement import PUBLISHED, Refinement, score_pictures
 from aaclip_med.model.attention import ROWS_AT_ONCE
 from aaclip_med.model.detector import Detector
 from aaclip_med.model.onnx_engine import OnnxEngine
@@ -41,12 +41,6 @@ class SliceScores:
 
     log_odds: Array
     detection: Array
-    refinement: Refinement = PUBLISHED
-
-    @property
-    def maxima(self) -> Array:
-        """Each slice's score, (S,): the map's maximum, or what the refinement takes in its place."""
-        return pool_scores(self.log_odds, self.detection, self.refinement)
 
 
 def count_nothing(slices: int) -> None:
@@ -64,9 +58,8 @@ class _Result(NamedTuple):
 class _Stack:
     """A stack that is under way: the scores of its slices, once the first are known, and how many of them are."""
 
-    def __init__(self, length: int, refinement: Refinement) -> None:
+    def __init__(self, length: int) -> None:
         self.length = length
-        self.refinement = refinement
         self.scores: SliceScores | None = None
         self.known = 0
 
@@ -77,7 +70,7 @@ class _Stack:
     def add(self, log_odds: Array, detection: Array) -> None:
         if self.scores is None:
             maps = make_array((self.length, *log_odds.shape[1:]), np.float32)
-            self.scores = SliceScores(maps, np.empty(self.length, dtype=np.float32), self.refinement)
+            self.scores = SliceScores(maps, np.empty(self.length, dtype=np.float32))
         place = slice(self.known, self.known + len(detection))
         self.scores.log_odds[place], self.scores.detection[place] = log_odds, detection
         self.known = place.stop
@@ -142,7 +135,7 @@ class SliceStream:
         pieces: list[torch.Tensor] = []
         held = 0
         for stack in stacks:
-            open_stacks.append(_Stack(len(stack), self.refinement))
+            open_stacks.append(_Stack(len(stack)))
             start = 0
             while start < len(stack):
                 piece = self._resize(stack[start : start + self.batch_size - held])

@@ -1,4 +1,4 @@
-"""An image's score from its map."""
+"""An image's score from its map, and from its neighbours' in a volume."""
 
 from __future__ import annotations
 
@@ -25,6 +25,17 @@ def pool_maps(maps: NDArray[np.floating[Any]], share: float = 0.0) -> NDArray[np
         return flat.max(axis=1).astype(np.float32)  # type: ignore[no-any-return]
     highest = np.partition(flat, flat.shape[1] - count, axis=1)[:, -count:]
     return highest.mean(axis=1, dtype=np.float64).astype(np.float32)  # type: ignore[no-any-return]
+
+
+def smooth_scores(scores: NDArray[np.floating[Any]], places: NDArray[np.floating[Any]], sigma: float) -> NDArray[np.float32]:
+    """Scores (S,) of a volume's slices as means of their neighbours', weighted by a Gaussian; 0: as they are.
+
+    places: (S,), where the slices lie along their normal, in the unit of ``sigma``.
+    """
+    if sigma == 0.0 or len(scores) == 1:
+        return scores.astype(np.float32)
+    weights = np.exp(-0.5 * np.square((places[:, None] - places[None, :]) / sigma))
+    return (weights @ scores.astype(np.float64) / weights.sum(axis=1)).astype(np.float32)  # type: ignore[no-any-return]
 
 
 def read_share(text: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from aaclip_med import build_detector
+from aaclip_med.data.volumes import Volume
 from aaclip_med.errors import InputError
 from aaclip_med.inference.cutting import check_calibrated_alike, describe_scale
 from aaclip_med.inference.predictor import Predictor
@@ -140,9 +142,24 @@ def test_a_slices_score_is_the_mean_of_its_highest_pixels(share: float) -> None:
     detection = np.array([0.0, 0.5, 1.0], dtype=np.float32)
     count = max(1, round(share * 600))
     wanted = np.sort(maps.reshape(3, -1), axis=1)[:, ::-1][:, :count].mean(axis=1)
-    np.testing.assert_allclose(pool_scores(maps, None, Refinement(pool_share=share)), wanted, rtol=1e-5)
-    both = pool_scores(maps, detection, Refinement(pool_share=share, detection_weight=4.0))
+    np.testing.assert_allclose(pool_scores(maps, None, np.arange(3), Refinement(pool_share=share)), wanted, rtol=1e-5)
+    both = pool_scores(maps, detection, np.arange(3), Refinement(pool_share=share, detection_weight=4.0))
     np.testing.assert_allclose(both, wanted + np.array([-4.0, 0.0, 4.0]), rtol=1e-5)
+
+
+def test_reach_smooths_a_volumes_slice_scores_by_their_distance_and_leaves_its_heat_alone(detector: Detector) -> None:
+    rng = np.random.default_rng(3)
+    affine = np.diag([1.0, 1.0, 3.0, 1.0])
+    volume = Volume(rng.integers(1, 200, (40, 48, 9)).astype(np.float32), affine, Path("scan.nii.gz"), None, (40, 48, 9), False)
+    plain, smoothed = (
+        Predictor(detector, get_preset("brain-mri"), refinement=Refinement(reach=reach)).predict_volume(volume)
+        for reach in (0.0, 0.5)
+    )
+    np.testing.assert_array_equal(smoothed.heatmap, plain.heatmap)
+    patch_mm = np.sqrt(40.0 * 48.0) / (SIZE / 8)
+    weights = np.exp(-0.5 * (np.subtract.outer(np.arange(9), np.arange(9)) * 3.0 / (0.5 * patch_mm)) ** 2)
+    np.testing.assert_allclose(smoothed.slice_scores, weights @ plain.slice_scores / weights.sum(axis=1), rtol=1e-5)
+    assert smoothed.slice_scores.std() < plain.slice_scores.std()
 
 
 def test_a_refinement_survives_json_and_says_only_what_differs() -> None:
@@ -157,6 +174,7 @@ def test_a_refinement_survives_json_and_says_only_what_differs() -> None:
     ("values", "message"),
     [
         ({"pool_share": 1.5}, "pool_share 1.5"),
+        ({"reach": -1.0}, "reach -1"),
         ({"shifts": 0}, "shifts 0"),
         ({"zoom": 0.5}, "zoom 0.5"),
         ({"sharpen": -1}, "sharpen -1"),
