@@ -1,0 +1,196 @@
+"""Pretrains the embedded tower from scratch on captioned pictures: python scripts/pretrain_tiny.py --out RUN
+
+Both towers of ``tiny`` start from its own random weights and learn as CLIP does: open_clip's contrastive loss between pictures
+and captions, and between single patches and captions of what they show. ``RUN`` gets ``weights.safetensors``, for ``--backbone
+tiny --weights FILE``, ``log.jsonl``, and ``checkpoint.pt``, from which the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from captioned_pictures import DEFECTS, WINDOW, Pictures, draw_pictures
+from open_clip.loss import ClipLoss
+from safetensors.torch import save_file
+from sklearn.metrics import roc_auc_score
+from torch.nn import functional
+
+from aaclip_med.model.config import CLIP_MEAN, CLIP_STD, TINY, TINY_TOWER
+from aaclip_med.model.towers import Tower, build_tower
+from aaclip_med.model.weights import find_state, load_tower
+from aaclip_med.presets import build_prompts
+
+LEVELS = (2, 3, 4)
+"""The blocks whose patch tokens are compared with captions, one of them a step."""
+LARGEST_SCALE = math.log(100)
+BETAS = (0.9, 0.98)
+NOUN = "scan"
+
+
+def main() -> None:
+    """Pretrain, log, save."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--log-every", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    pretrain(options.out, options.steps, options.batch_size, options.learning_rate, options.log_every, options.seed)
+
+
+def pretrain(out: Path, steps: int, batch_size: int, learning_rate: float, log_every: int, seed: int) -> Path:
+    """Train for ``steps`` in all, from where ``out`` was left; returns the weights' path."""
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    tower = build_trainable()
+    optimizer = torch.optim.Adam(tower.clip.parameters(), lr=learning_rate, betas=BETAS)
+    checkpoint = out / "checkpoint.pt"
+    first = 0
+    if checkpoint.is_file():
+        kept = torch.load(checkpoint, weights_only=True)
+        tower.clip.load_state_dict(kept["clip"])
+        optimizer.load_state_dict(kept["optimizer"])
+        first = kept["step"]
+    started, losses = time.monotonic(), []
+    for step in range(first, steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * scale_rate(step, steps)
+        pictures = draw_pictures(batch_size, np.random.default_rng([seed, 1, step]))
+        whole, patch = compare(tower, pictures, LEVELS[step % len(LEVELS)], np.random.default_rng([seed, 2, step]))
+        optimizer.zero_grad()
+        (whole + patch).backward()
+        torch.nn.utils.clip_grad_norm_(tower.clip.parameters(), 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            tower.clip.logit_scale.clamp_(0.0, LARGEST_SCALE)
+        losses.append((whole.item(), patch.item()))
+        if (step + 1) % log_every == 0 or step + 1 == steps:
+            means = np.mean(losses, axis=0)
+            entry: dict[str, Any] = {"step": step + 1, "seconds": round(time.monotonic() - started, 1)}
+            entry |= {"loss_whole": float(means[0]), "loss_patch": float(means[1])}
+            entry |= measure(tower, draw_pictures(256, np.random.default_rng([seed, 3])))
+            losses = []
+            with (out / "log.jsonl").open("a") as log:
+                log.write(json.dumps(entry) + "\n")
+            print(" ".join(f"{name} {value:.4g}" for name, value in entry.items()), flush=True)
+            fresh = checkpoint.with_suffix(".part")
+            kept = {"clip": tower.clip.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+            torch.save(kept, fresh)
+            fresh.replace(checkpoint)
+            save_weights(tower, out / "weights.safetensors")
+    return out / "weights.safetensors"
+
+
+def build_trainable() -> Tower:
+    """``tiny`` with its random weights, all of them trainable."""
+    tower = build_tower(TINY, TINY_TOWER["vision_cfg"]["image_size"], "gelu")
+    load_tower(tower, find_state(TINY, TINY, tower), TINY)
+    return tower.requires_grad_(True)
+
+
+def scale_rate(step: int, steps: int) -> float:
+    """A twentieth of the steps of warm-up, then a cosine to 0."""
+    warm = max(1, steps // 20)
+    return min(1.0, (step + 1) / warm) * 0.5 * (1.0 + math.cos(math.pi * max(0, step - warm) / max(1, steps - warm)))
+
+
+def compare(tower: Tower, pictures: Pictures, level: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two losses of CLIP: pictures against captions; and patches after block ``level`` against what is said of them, from each
+    picture one of the defect and one from elsewhere.
+    """
+    with torch.autocast("cpu", torch.bfloat16):
+        embedding, tapped = encode_pictures(tower, pictures, level)
+        texts = encode_texts(tower, [*pictures.captions, *pictures.defect_captions, *pictures.around_captions])
+    covered = cover_patches(pictures)
+    inside = torch.tensor([pick(share, share >= min(0.5, float(share.max())), rng) for share in covered.numpy()])
+    outside = torch.tensor([pick(share, share == 0, rng) for share in covered.numpy()])
+    each = torch.arange(len(tapped))
+    patches = torch.cat([tapped[each, inside], tapped[each, outside]])
+    scale = tower.clip.logit_scale.exp()
+    loss = ClipLoss()
+    return loss(embedding, texts[: len(embedding)], scale), loss(patches, texts[len(embedding) :], scale)
+
+
+def pick(share: np.ndarray, wanted: np.ndarray, rng: np.random.Generator) -> int:
+    """One of the patches that are wanted; any, where none is."""
+    return int(rng.choice(np.flatnonzero(wanted) if wanted.any() else len(share)))
+
+
+def cover_patches(pictures: Pictures) -> torch.Tensor:
+    """The share of each patch that the defect covers: (B, L)."""
+    side = math.isqrt(pictures.patches.shape[1])
+    return functional.avg_pool2d(pictures.masks, WINDOW // side).flatten(1)
+
+
+def encode_pictures(tower: Tower, pictures: Pictures, level: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Unit embeddings of the pictures, (B, E), and of their patches after block ``level``, (B, L, E)."""
+    visual = tower.clip.visual
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
+    patches = visual.conv1((pictures.images - mean) / std).flatten(2).transpose(1, 2)
+    place = visual.positional_embedding
+    first = (visual.class_embedding + place[0]).expand(len(patches), 1, -1)
+    tokens = visual.ln_pre(torch.cat([first, patches + place[1 + pictures.patches]], dim=1))
+    tapped = tokens
+    for number, block in enumerate(tower.vision_blocks, start=1):
+        tokens = block(tokens)
+        tapped = tokens if number == level else tapped
+    embedding, taps = tower.project_patches(tokens[:, 0]), tower.project_patches(tapped[:, 1:])
+    return functional.normalize(embedding.float(), dim=-1), functional.normalize(taps.float(), dim=-1)
+
+
+def encode_texts(tower: Tower, texts: list[str]) -> torch.Tensor:
+    """Unit embeddings (N, E). Attention is causal, so what follows the longest text is left out."""
+    names, places = np.unique(texts, return_inverse=True)
+    tokens = open_clip.tokenize(names.tolist(), tower.clip.context_length)
+    tokens = tokens[:, : int(tokens.argmax(dim=1).max()) + 1]
+    mask = tower.clip.attn_mask[: tokens.shape[1], : tokens.shape[1]]
+    hidden = tower.clip.transformer(tower.embed_texts(tokens), attn_mask=mask)
+    embeddings = tower.pool_texts(hidden, tokens) @ tower.clip.text_projection
+    return functional.normalize(embeddings.float(), dim=-1)[torch.from_numpy(places.reshape(-1))]
+
+
+@torch.inference_mode()
+def measure(tower: Tower, pictures: Pictures) -> dict[str, float]:
+    """Zero-shot figures of pictures that are not trained on: how often one finds its caption among all, or the name of its
+    defect; AUROC of pictures and of patches by the package's own prompts for normal and abnormal.
+    """
+    parts = [Pictures(*(part[start : start + 64] for part in pictures)) for start in range(0, len(pictures.images), 64)]
+    encoded = [encode_pictures(tower, part, tower.vision_depth) for part in parts]
+    embedding, patches = (torch.cat(part) for part in zip(*encoded, strict=True))
+    captions = encode_texts(tower, pictures.captions)
+    normal, abnormal = (
+        functional.normalize(encode_texts(tower, prompts).mean(dim=0), dim=0) for prompts in build_prompts(NOUN)
+    )
+    named = encode_texts(tower, [f"a {NOUN} with a {name}." for name in DEFECTS])
+    found = (embedding @ captions.T).argmax(dim=1)
+    same = [pictures.captions[int(place)] == caption for place, caption in zip(found, pictures.captions, strict=True)]
+    there = pictures.defects >= 0
+    kinds = (embedding[there] @ named.T).argmax(dim=1) == pictures.defects[there]
+    covered = cover_patches(pictures)
+    clear = (covered == 0) | (covered > 0.5)
+    contrast = abnormal - normal
+    return {
+        "caption_found": float(np.mean(same)),
+        "defect_named": float(kinds.float().mean()),
+        "picture_auroc": float(roc_auc_score(there.numpy(), (embedding @ contrast).numpy())),
+        "patch_auroc": float(roc_auc_score((covered > 0.5)[clear].numpy(), (patches @ contrast)[clear].numpy())),
+    }
+
+
+def save_weights(tower: Tower, path: Path) -> None:
+    """The weights in half precision."""
+    save_file({name: tensor.detach().half().contiguous() for name, tensor in tower.clip.state_dict().items()}, path)
+
+
+if __name__ == "__main__":
+    main()
