@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from aaclip_med.data.writing import atomic_path
 from aaclip_med.errors import InputError
 from aaclip_med.evaluation.anchors import draw_anchors, embed_prompts
 from aaclip_med.inference.bank import collect_bank
-from aaclip_med.inference.predictor import ALL_PLANES, Predictor, load_predictor
+from aaclip_med.inference.predictor import ALL_PLANES, Predictor, Prepared, load_predictor
 from aaclip_med.inference.refinement import BEST, PUBLISHED, Refinement
 from aaclip_med.model.build import build_detector
 from aaclip_med.presets import get_preset
@@ -186,11 +187,17 @@ def judge_baselines(
 def judge(group: str, name: str, test: Iterable[Case], predictor: Predictor, plane: str | None = None) -> Row:
     """Score ``test`` and compare with its masks, on the scans' own grid; of ``all`` planes within the rows' slice ranges."""
     figures = _Figures()
-    for case in test:
-        cut = cut_case(case, predictor.preset)
-        everywhere = plane == ALL_PLANES
-        limits = None if everywhere else case.slices
-        prediction = predictor.predict_volume(cut.volume, plane or case.plane, limits, _uncut_organ(cut))
+    waiting: deque[CutCase] = deque()
+
+    def prepared() -> Iterator[Prepared]:
+        for case in test:
+            cut = cut_case(case, predictor.preset)
+            waiting.append(cut)
+            limits = None if plane == ALL_PLANES else case.slices
+            yield predictor.prepare(cut.volume, plane or case.plane, limits, _uncut_organ(cut))
+
+    for prediction in predictor.predict_prepared(prepared()):
+        cut = waiting.popleft()
         heat = cut.crop(cut.plan.cut(prediction.heatmap))[cut.used]
         at = {number: place for place, number in enumerate(prediction.slices)}
         figures.add(cut, cut.used, heat, prediction.slice_scores[[at[number] for number in cut.used]])

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from aaclip_med.data.index import Case
+from aaclip_med.errors import AaclipError
 from aaclip_med.evaluation.tally import Tally
-from aaclip_med.evaluation.views import View, frame_case, score_view, show_other
+from aaclip_med.evaluation.views import View, frame_case, score_cases, show_other
 from aaclip_med.inference.cutting import Cutting
 from aaclip_med.inference.predictor import Predictor
 from aaclip_med.model.detector import Detector
@@ -77,12 +78,17 @@ def tally_baselines(
     out; where the detector has no adapters, the untrained tower is.
     """
     names = [INTENSITY, *([DIFFERENCE] if np.isfinite(mean) else []), *([UNTRAINED] if predictor.detector.adapted else [])]
-    tallies = {name: Tally(share, predictor.domain if name == UNTRAINED else "medical") for name in names}
-    untrained = strip_adapters(predictor)
-    for case in track(cases):
-        view = frame_case(case, predictor, cutting)
+    reach = predictor.refinement.reach
+    tallies = {name: Tally(share, predictor.domain if name == UNTRAINED else "medical", reach=reach) for name in names}
+    if UNTRAINED in tallies:
+        views = (view for _, view in score_cases(track(cases), strip_adapters(predictor), cutting))
+    else:
+        views = (frame_case(case, predictor, cutting) for case in track(cases))
+    for view in views:
+        if isinstance(view, AaclipError):
+            raise view
         if UNTRAINED in tallies:
-            tallies[UNTRAINED].add(score_view(view, untrained, cutting))
+            tallies[UNTRAINED].add(view)
         tallies[INTENSITY].add(show_other(view, lambda grey, _: grey))
         if DIFFERENCE in tallies:
             tallies[DIFFERENCE].add(show_other(view, lambda grey, inside: np.abs(grey - np.float32(mean)) * inside))

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from aaclip_med.errors import AaclipError
 from aaclip_med.evaluation.evaluation import Evaluation
 from aaclip_med.evaluation.tally import CaseRecord
-from aaclip_med.evaluation.views import frame_case, score_view, show_other
+from aaclip_med.evaluation.views import View, score_cases, show_other
 from aaclip_med.inference.cutting import Cutting
 from aaclip_med.inference.predictor import Predictor
 from aaclip_med.scoring.bins import Counts
@@ -41,10 +42,14 @@ def draw_montage(
         return
     ranked.sort(key=lambda one: (-one[0], one[1]))
     counts = evaluation.tally.pixels.counts()
-    shown = [
-        _show(word, evaluation.tally.records[ranked[place][1]], ranked[place][2], counts, predictor, cutting)
-        for word, place in _choose(len(ranked))
-    ]
+    chosen = [(word, *ranked[place][1:]) for word, place in _choose(len(ranked))]
+    records = [evaluation.tally.records[number] for _, number, _ in chosen]
+    shown = []
+    scored = score_cases((record.case for record in records), predictor, cutting)
+    for (word, _, row), record, (_, view) in zip(chosen, records, scored, strict=True):
+        if isinstance(view, AaclipError):
+            raise view
+        shown.append(_show(word, record, row, counts, view))
     footer = (
         f"{predictor.note}. Ranked by pixel average precision, cases with a lesion: {len(ranked)}. Only heat above "
         f"{SHOWN_FROM:.0%} of the normal pixels is drawn."
@@ -78,10 +83,7 @@ def _choose(count: int) -> list[tuple[str, int]]:
     return [(chosen[place], place) for place in sorted(chosen)]
 
 
-def _show(
-    word: str, record: CaseRecord, row: dict[str, Any], counts: Counts, predictor: Predictor, cutting: Cutting
-) -> OverviewCase:
-    view = score_view(frame_case(record.case, predictor, cutting), predictor, cutting)
+def _show(word: str, record: CaseRecord, row: dict[str, Any], counts: Counts, view: View) -> OverviewCase:
     place = view.numbers.index(record.lesion_slice)
     grey = show_other(view, lambda shown, _: shown).maps[place]
     below = np.cumsum(counts.normal) / max(int(counts.normal.sum()), 1)

@@ -17,10 +17,9 @@ from aaclip_med.evaluation.baselines import NormalMean, judge_baselines, tally_b
 from aaclip_med.evaluation.evaluation import Evaluation
 from aaclip_med.evaluation.report import write_evaluation
 from aaclip_med.evaluation.tally import Tally
-from aaclip_med.evaluation.views import adapt_case, fit_mask, frame_case, is_on_square, score_view
+from aaclip_med.evaluation.views import fit_mask, is_on_square, score_cases
 from aaclip_med.inference.cutting import Cutting
 from aaclip_med.inference.predictor import Predictor, load_predictor
-from aaclip_med.scoring.metrics import require_no_nan
 from aaclip_med.scoring.pooling import read_share
 
 Track = Callable[[Sequence[Case]], Iterable[Case]]
@@ -40,24 +39,20 @@ def evaluate_cases(
     score, ``max`` (or what the refinement takes in its place), or ``top1%`` and the like. ``seed``: of the intervals' draws.
 
     Raises:
-        InputError: the image score is unknown.
+        InputError: the image score is unknown, or the industrial protocol is asked for with a stride or all planes.
     """
     cutting = cutting or Cutting()
     share = predictor.refinement.pool_share if image_score == "max" else read_share(image_score)
-    tally = Tally(share, predictor.domain, detailed=True)
+    tally = Tally(share, predictor.domain, detailed=True, reach=predictor.refinement.reach)
     mean, failures, scored = NormalMean(), [], []
-    for case in track(cases):
-        try:
-            adapted = adapt_case(case, predictor, cutting)
-            view = score_view(frame_case(adapted, predictor, cutting), predictor, cutting)
-            require_no_nan(view.maps)
-        except AaclipError as error:
-            failures.append({"case": case.name, "error": str(error)})
+    for case, found in score_cases(track(cases), predictor, cutting):
+        if isinstance(found, AaclipError):
+            failures.append({"case": case.name, "error": str(found)})
             tally.add_missing(case, _count_mask(case, predictor, cutting))
             continue
-        tally.add(view)
-        mean.add(view)
-        scored.append(adapted)
+        tally.add(found)
+        mean.add(found)
+        scored.append(case)
     others = tally_baselines(scored, predictor, cutting, share, mean.value, track)
     figures = tally.figures(seed=seed)
     baselines = {name: other.figures() for name, other in others.items()}

@@ -26,7 +26,7 @@ from aaclip_med.scoring.metrics import (
     explain_missing_class,
     reference_image_scores,
 )
-from aaclip_med.scoring.pooling import pool_maps
+from aaclip_med.scoring.pooling import pool_maps, smooth_scores
 
 Array = np.ndarray[Any, Any]
 
@@ -68,13 +68,14 @@ class CaseRecord:
 class Tally:
     """Figures of one detector over a set of cases.
 
-    A slice's score is ``pool_maps`` of its map with ``share``; a volume's the mean of its three highest slices. Under
+    A slice's score is ``pool_maps`` of its map with ``share``, smoothed along the volume with ``reach`` (``smooth_scores``, in
+    patches); a volume's the mean of its three highest slices. Under
     ``industrial`` a slice's score is the mean of its map's and its detection score, both min-max scaled over the set.
     ``detailed``: lesions and intervals as well.
     """
 
-    def __init__(self, share: float = 0.0, domain: Domain = "medical", detailed: bool = False) -> None:
-        self.share, self.domain, self.detailed = share, domain, detailed
+    def __init__(self, share: float = 0.0, domain: Domain = "medical", detailed: bool = False, reach: float = 0.0) -> None:
+        self.share, self.domain, self.detailed, self.reach = share, domain, detailed, reach
         self.pixels, self.inside = BinnedCurve(), BinnedCurve("pixels inside")
         self.records: list[CaseRecord] = []
         self._low, self._high = math.inf, -math.inf
@@ -83,7 +84,7 @@ class Tally:
         """Take in one scored case."""
         maps, masks, case = view.maps, view.masks, view.case
         self._low, self._high = min(self._low, float(maps.min())), max(self._high, float(maps.max()))
-        pooled = pool_maps(maps, self.share)
+        pooled = smooth_scores(pool_maps(maps, self.share), view.places, self.reach)
         picture = view.cut.volume.is_picture
         if view.cut.masks is not None:
             labels = np.asarray(view.cut.masks[view.numbers].any(axis=(1, 2))).astype(int)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -11,11 +12,12 @@ import torch
 
 from aaclip_med.data.index import Case
 from aaclip_med.data.slices import CutCase, cut_case, read_organ
-from aaclip_med.errors import InputError
+from aaclip_med.errors import AaclipError, InputError
 from aaclip_med.inference.cutting import Cutting
-from aaclip_med.inference.predictor import ALL_PLANES, Predictor
+from aaclip_med.inference.predictor import ALL_PLANES, Predictor, Prepared, thin
 from aaclip_med.model.preprocess import resize_masks, resize_slices
 from aaclip_med.presets import PlaneName
+from aaclip_med.scoring.metrics import require_no_nan
 
 Array = np.ndarray[Any, Any]
 
@@ -26,7 +28,7 @@ class View:
 
     maps: (S, h, w) float32, higher is more abnormal. detection: (S,), NaN where there is none. numbers: which slices they are.
     masks: (S, h, w) bool, None where unknown. inside: (S, h, w) bool, above 0 under the window and within the organ.
-    spacing: mm between slices, rows and columns of this grid.
+    spacing: mm between slices, rows and columns of this grid. places: (S,), of the slices along their normal, in patches.
 
     The grid is the detector's square one, masks brought to it by nearest neighbour, as the released program does; for fused
     planes and for a stride it is the slices' own.
@@ -40,6 +42,7 @@ class View:
     masks: Array | None
     inside: Array
     spacing: tuple[float, float, float]
+    places: Array
 
     def find_own(self, places: Array) -> Array:
         """Places (P, 3) of this grid as places in the case's own slices (S, H, W)."""
@@ -66,6 +69,65 @@ def adapt_case(case: Case, predictor: Predictor, cutting: Cutting) -> Case:
     )
 
 
+def score_cases(cases: Iterable[Case], predictor: Predictor, cutting: Cutting) -> Iterator[tuple[Case, View | AaclipError]]:
+    """Each case, as ``adapt_case`` gives it, with its view in log odds or with why there is none; in order.
+
+    Batches of slices go over the borders of cases, which are read only as they are needed.
+
+    Raises:
+        InputError: the industrial protocol is asked for with a stride or all planes.
+    """
+    on_square = is_on_square(cutting)
+    if predictor.domain == "industrial" and not on_square:
+        raise InputError("the industrial protocol scores every slice by itself; leave out the stride and --plane all")
+    waiting: deque[tuple[Case, View | AaclipError]] = deque()
+
+    def prepared() -> Iterator[Prepared]:
+        for case in cases:
+            try:
+                case = adapt_case(case, predictor, cutting)
+                view = frame_case(case, predictor, cutting)
+                ready = _prepare(view, predictor, cutting)
+            except AaclipError as error:
+                waiting.append((case, error))
+                continue
+            waiting.append((case, view))
+            yield ready
+
+    maps: Iterator[tuple[Array, Array | None]]
+    if on_square:
+        maps = ((scores.log_odds, scores.detection) for _, (scores,) in predictor.score_prepared(prepared()))
+    else:
+        maps = ((prediction.heatmap, None) for prediction in predictor.predict_prepared(prepared()))
+    for heat, detection in maps:
+        case, view = waiting.popleft()
+        while isinstance(view, AaclipError):
+            yield case, view
+            case, view = waiting.popleft()
+        yield case, _fill(view, heat, detection)
+    yield from waiting
+
+
+def _fill(view: View, heat: Array, detection: Array | None) -> View | InputError:
+    """The view with maps (S, h, w) of its grid and detection scores (S,), or with the heatmap of its volume and None."""
+    if detection is None:
+        heat = np.ascontiguousarray(view.cut.crop(view.cut.plan.cut(heat))[view.numbers])
+    try:
+        require_no_nan(heat)
+    except InputError as error:
+        return error
+    return replace(view, maps=heat, detection=view.detection if detection is None else detection)
+
+
+def _prepare(view: View, predictor: Predictor, cutting: Cutting) -> Prepared:
+    cut, case = view.cut, view.case
+    if cutting.plane == ALL_PLANES:
+        organ = read_organ(case.organ_path, cut.volume) if case.organ_path else None
+        return predictor.prepare(cut.volume, ALL_PLANES, case.slices, organ, cutting.stride)
+    stack = cut.images.choose(thin(cut.used, cutting.stride))
+    return Prepared(cut.volume, None, cutting.stride, (cut,), (stack,))
+
+
 def frame_case(case: Case, predictor: Predictor, cutting: Cutting) -> View:
     """Read and cut one row, as ``adapt_case`` gives it, with maps of zeros.
 
@@ -85,33 +147,13 @@ def frame_case(case: Case, predictor: Predictor, cutting: Cutting) -> View:
         inside = fit_mask(inside, size)
         masks = fit_mask(masks, size) if masks is not None else None
         row_mm, column_mm, height, width = row_mm * height / size, column_mm * width / size, size, size
-    maps = np.zeros((count, height, width), dtype=np.float32)
-    return View(case, cut, numbers, maps, np.full(count, np.nan), masks, inside, (slice_mm, row_mm, column_mm))
+    maps, places = np.zeros((count, height, width), dtype=np.float32), predictor.place_slices(cut, numbers)
+    return View(case, cut, numbers, maps, np.full(count, np.nan), masks, inside, (slice_mm, row_mm, column_mm), places)
 
 
 def is_on_square(cutting: Cutting) -> bool:
     """Whether cases are judged on the detector's square grid."""
     return cutting.plane != ALL_PLANES and cutting.stride == 1
-
-
-def score_view(view: View, predictor: Predictor, cutting: Cutting) -> View:
-    """The view with the predictor's maps, in log odds.
-
-    Raises:
-        InputError: all planes are asked for a picture or a range of slices; the industrial protocol for these or a stride.
-    """
-    cut, case = view.cut, view.case
-    if is_on_square(cutting):
-        scores = predictor.score_cut(cut)
-        return replace(view, maps=scores.log_odds, detection=scores.detection)
-    if predictor.domain == "industrial":
-        raise InputError("the industrial protocol scores every slice by itself; leave out the stride and --plane all")
-    if cutting.plane == ALL_PLANES:
-        organ = read_organ(case.organ_path, cut.volume) if case.organ_path else None
-        heatmap = predictor.predict_volume(cut.volume, ALL_PLANES, case.slices, organ, cutting.stride).heatmap
-    else:
-        heatmap = predictor.predict(cut, cutting.stride).heatmap
-    return replace(view, maps=np.ascontiguousarray(cut.crop(cut.plan.cut(heatmap))[view.numbers]))
 
 
 def show_other(view: View, paint: Callable[[Array, Array], Array]) -> View:
