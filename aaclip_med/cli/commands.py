@@ -68,7 +68,7 @@ def run_calibrate(options: argparse.Namespace) -> int:
     predictor = load(options)
     cutting = make_cutting(options)
     calibration = calibrate(cases, predictor, track, cutting, options.minimum_ml)
-    store_calibration(predictor, calibration, path, agree_scale(cases, predictor, cutting))
+    store_calibration(predictor, calibration, path, agree_scale(cases, predictor, cutting), options.adapters)
     print(f"calibrated on {calibration.n_volumes} normal volumes, {calibration.n_voxels:,} voxels: {path}")
     if calibration.caveat:
         print(f"note: {calibration.caveat}")

@@ -19,6 +19,7 @@ from aaclip_med.errors import InputError
 from aaclip_med.inference.cutting import Cutting, describe_scale
 from aaclip_med.inference.predictor import ALL_PLANES, Prediction, Predictor
 from aaclip_med.inference.stream import LOG_ODDS_LIMIT
+from aaclip_med.model.checkpoint import rename_weights
 from aaclip_med.scoring.calibration import Calibration, CalibrationBuilder
 from aaclip_med.scoring.operating import OperatingBuilder
 
@@ -100,10 +101,13 @@ def agree_scale(cases: Sequence[Case], predictor: Predictor, cutting: Cutting) -
     return scales[0]
 
 
-def store_calibration(predictor: Predictor, calibration: Calibration, path: str | Path, scale: dict[str, Any]) -> None:
+def store_calibration(
+    predictor: Predictor, calibration: Calibration, path: str | Path, scale: dict[str, Any], source: str | Path | None = None
+) -> None:
     """Write the predictor's checkpoint with ``calibration`` to ``path``, whole or not at all.
 
-    ``scale``: what the cases scored with it must share (``agree_scale``).
+    ``scale``: what the cases scored with it must share (``agree_scale``). ``source``: the adapters file it was read from;
+    weights that lie beside it are named as seen from ``path``.
 
     Raises:
         InputError: the predictor comes from no adapters file of ours.
@@ -112,6 +116,8 @@ def store_calibration(predictor: Predictor, calibration: Calibration, path: str 
     if predictor.checkpoint is None:
         raise InputError("only an aaclip-med adapters file can hold a calibration; train one or convert the released pair")
     provenance = {**predictor.checkpoint.provenance, "calibration": scale}
-    content = replace(predictor.checkpoint, calibration=calibration.to_json(), provenance=provenance).to_bytes()
+    config = rename_weights(predictor.checkpoint.config, source, path)
+    about: dict[str, Any] = {"config": config, "calibration": calibration.to_json(), "provenance": provenance}
+    content = replace(predictor.checkpoint, **about).to_bytes()
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)

@@ -11,7 +11,14 @@ import torch
 from open_clip.pretrained import get_pretrained_cfg
 
 from aaclip_med.errors import CheckpointError, InputError
-from aaclip_med.model.checkpoint import ZERO_SHOT, Checkpoint, find_checkpoint, read_checkpoint, read_released_pair
+from aaclip_med.model.checkpoint import (
+    ZERO_SHOT,
+    Checkpoint,
+    find_checkpoint,
+    find_named_weights,
+    read_checkpoint,
+    read_released_pair,
+)
 from aaclip_med.model.config import (
     DEFAULT_BACKBONE,
     DEFAULT_IMAGE_SIZE,
@@ -74,11 +81,11 @@ def build_detector(
         if path.is_file():
             checkpoint = read_checkpoint(path)
             _refuse_conflicts(path, checkpoint.config, backbone, fidelity)
-    if checkpoint is not None:
+    if checkpoint is not None and path is not None:
         config = checkpoint.config
         config = replace(config, image_size=image_size or config.image_size)
         if weights is None:
-            weights = config.weights
+            weights = find_named_weights(config, path)
     else:
         backbone = DEFAULT_BACKBONE if backbone is None else backbone
         if weights is None:

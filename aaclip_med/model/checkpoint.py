@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,22 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except (SafetensorError, OSError, ValueError, TypeError, InputError) as error:
         reason = first_line(error)
         raise CheckpointError(f"{path}: damaged or no adapters file ({reason}); make or copy it again") from error
+
+
+def find_named_weights(config: DetectorConfig, adapters: str | Path) -> str:
+    """The weights that adapters with ``config`` name: a relative file name is looked up where the adapters lie."""
+    beside = Path(adapters).resolve().parent / config.weights
+    return str(beside) if Path(adapters).is_file() and beside.is_file() else config.weights
+
+
+def rename_weights(config: DetectorConfig, source: str | Path | None, target: str | Path) -> DetectorConfig:
+    """``config`` as adapters at ``target`` must have it that come from those at ``source``: a relative file name is seen
+    from there.
+    """
+    found = config.weights if source is None else find_named_weights(config, source)
+    if found == config.weights:
+        return config
+    return replace(config, weights=Path(os.path.relpath(found, Path(target).resolve().parent)).as_posix())
 
 
 def read_released_pair(folder: Path) -> dict[str, torch.Tensor]:

@@ -25,7 +25,7 @@ from aaclip_med.errors import InputError
 from aaclip_med.inference.network import save_network, wrap_network
 from aaclip_med.inference.refinement import find_refinement
 from aaclip_med.model.build import build_detector
-from aaclip_med.model.checkpoint import ZERO_SHOT, Checkpoint
+from aaclip_med.model.checkpoint import ZERO_SHOT, Checkpoint, rename_weights
 from aaclip_med.model.detector import Detector
 from aaclip_med.training.augmentation import ROBUST
 from aaclip_med.training.dataset import EpochSampler, SliceDataset, TrainingSlices, gather_slices
@@ -184,10 +184,12 @@ def finish_run(
     preset: str,
     provenance: dict[str, Any] | None = None,
     models_dir: str | Path | None = None,
+    adapters: str | Path | None = None,
 ) -> Path:
     """Write ``adapters.safetensors``, the best epoch's of the last stage, and ``training.json``; returns the first's path.
 
     ``models_dir``: a bundle's folder of models, which gets the adapters as well, and ``model.pt``, the network's state dict.
+    ``adapters``: those the run began with; weights that lie beside them are named from where the new ones lie.
     """
     stages[-1].load_best()
     counts = {"train": len(slices.train), "validation": len(slices.validation), "validation_split": slices.split}
@@ -204,21 +206,22 @@ def finish_run(
         return path
     training = {**counts, "settings": stages[-1].settings}
     content = {"training": training, **{name: value for name, value in (provenance or {}).items() if value}}
-    save_adapters(path, detector, preset, content)
+    save_adapters(path, detector, preset, content, adapters)
     write_json(Path(output) / "training.json", story)
     if models_dir is not None:
         Path(models_dir).mkdir(parents=True, exist_ok=True)
-        save_adapters(Path(models_dir) / "adapters.safetensors", detector, preset, content)
+        save_adapters(Path(models_dir) / "adapters.safetensors", detector, preset, content, adapters)
         refinement = find_refinement(None, content.get("refinement"))
         save_network(Path(models_dir) / "model.pt", wrap_network(detector, preset, refinement))
     return path
 
 
-def save_adapters(path: Path, detector: Detector, preset: str, provenance: dict[str, Any]) -> None:
-    """The detector's adapters and configuration as one checkpoint file, whole or not at all."""
-    content = Checkpoint(
-        detector.config, detector.adapter_state(), detector.tower_hash, preset, provenance=provenance
-    ).to_bytes()
+def save_adapters(
+    path: Path, detector: Detector, preset: str, provenance: dict[str, Any], source: str | Path | None = None
+) -> None:
+    """The detector's adapters and configuration as one checkpoint file, whole or not at all; ``source``: what they began as."""
+    config = rename_weights(detector.config, source, path)
+    content = Checkpoint(config, detector.adapter_state(), detector.tower_hash, preset, provenance=provenance).to_bytes()
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
 

@@ -23,12 +23,15 @@ from aaclip_med.errors import InputError
 from aaclip_med.inference.case import CALIBRATED_THRESHOLD, UNCALIBRATED_THRESHOLD
 from aaclip_med.inference.network import build_network, save_network
 from aaclip_med.inference.predictor import Predictor, load_predictor
-from aaclip_med.model.checkpoint import Checkpoint
+from aaclip_med.model.build import settle_activation
+from aaclip_med.model.checkpoint import Checkpoint, find_named_weights
+from aaclip_med.model.config import DetectorConfig
 from aaclip_med.model.weights import find_state
 from aaclip_med.zoo.names import find_bundle
 
 ADAPTERS = "$os.path.join(@bundle_root, 'models', 'adapters.safetensors')"
-TOWER = "$os.path.join(@bundle_root, 'models', 'tower.safetensors')"
+TOWER_FILE = "tower.safetensors"
+TOWER = f"$os.path.join(@bundle_root, 'models', '{TOWER_FILE}')"
 MODELS = "$os.path.join(@bundle_root, 'models')"
 RUNS = {"_target_": "aaclip_med.training.ranks.name_run", "folder": "$os.path.join(@bundle_root, 'runs')"}
 LEFT_OUT = ("__pycache__", "bundles", "demo_adapters")
@@ -62,7 +65,7 @@ def pack_bundle(
         raise InputError(f"{out.name}: MONAI Label takes a bundle named '{misread[0]}' for another task; choose another name")
     predictor = load_predictor(adapters, preset, weights=weights, device="cpu")
     config = predictor.detector.config
-    tower = weights or config.weights
+    tower = weights or find_named_weights(config, adapters)
     if not with_weights and Path(tower).is_file():
         raise InputError(
             f"the weights are a file of this machine ({tower}); add --with-weights, or name a tag or hf:// weights"
@@ -72,16 +75,22 @@ def pack_bundle(
         folder = Path(temporary) / out.name
         _copy_bundle(folder)
         (folder / "models").mkdir()
-        named = replace(config, weights="tower.safetensors") if with_weights else replace(config, weights=str(tower))
+        named = name_tower(config, TOWER_FILE if with_weights else str(tower))
         _write_models(folder / "models", predictor, replace(_describe(predictor), config=named))
         if with_weights:
             state = find_state(config.backbone, tower, predictor.detector.tower)
-            save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "models" / "tower.safetensors")
+            save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "models" / TOWER_FILE)
         _write_configs(folder / "configs", predictor, with_weights)
         _write_papers(folder, predictor, with_weights)
         _write_hashes(folder)
         folder.rename(out)
     return out
+
+
+def name_tower(config: DetectorConfig, weights: str) -> DetectorConfig:
+    """``config`` with other ``weights`` by name. What the old name said of the towers' activation is written down."""
+    activation = settle_activation(config)
+    return replace(config, weights=weights, fidelity=replace(config.fidelity, activation=activation))
 
 
 def _copy_bundle(folder: Path) -> None:
@@ -176,7 +185,7 @@ def _write_papers(folder: Path, predictor: Predictor, with_weights: bool) -> Non
         (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     except PackageNotFoundError:  # a packed bundle that packs: it has the file
         shutil.copy(find_bundle() / "requirements.txt", folder)
-    where = "models/tower.safetensors" if with_weights else f"not in this bundle: '{predictor.detector.config.weights}'"
+    where = f"models/{TOWER_FILE}" if with_weights else f"not in this bundle: '{predictor.detector.config.weights}'"
     about = f"""# {predictor.preset.title}: an AA-CLIP bundle
 
 **For research. Not for clinical use.** Scores: {predictor.note}.

@@ -13,7 +13,9 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
+from aaclip_med.cli.main import main
 from aaclip_med.errors import InputError
+from aaclip_med.model.checkpoint import read_checkpoint
 from aaclip_med.zoo.reading import list_scans, to_volumes
 from aaclip_med.zoo.results import LikelihoodSegmentsd
 
@@ -60,7 +62,10 @@ def test_inference_step_by_step_keeps_the_geometry_and_gives_integers(bundle: Pa
     assert sums[0] > sums[1]
 
 
-def test_training_with_its_own_rows_and_an_empty_run_id_replaces_the_bundles_model(bundle: Path, study: Path) -> None:
+@pytest.fixture(scope="module")
+def trained(packed: Path, study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy that was trained as MONAI Label trains: with rows of its own and an empty run id."""
+    bundle = Path(shutil.copytree(packed, tmp_path_factory.mktemp("trained") / "heads"))
     rows = [
         {"image": str(study / "images" / f"head_{n}.nii.gz"), "label": str(study / "masks" / f"head_{n}.nii.gz")}
         for n in range(4)
@@ -69,7 +74,6 @@ def test_training_with_its_own_rows_and_an_empty_run_id_replaces_the_bundles_mod
     assert all(isinstance(handler, dict) and "_target_" in handler for handler in handlers)
     file = bundle / "models" / "model.pt"
     loader = {"_target_": "CheckpointLoader", "load_path": str(file), "load_dict": {"model": "$@network"}, "strict": False}
-    before = file.read_bytes()
     monai.bundle.run(
         run_id="",
         meta_file=str(bundle / "configs" / "metadata.json"),
@@ -84,10 +88,26 @@ def test_training_with_its_own_rows_and_an_empty_run_id_replaces_the_bundles_mod
             "text_epochs": 1,
         },
     )
-    assert file.read_bytes() != before
-    (run,) = (bundle / "runs").iterdir()
+    return bundle
+
+
+def test_training_replaces_the_bundles_model(trained: Path, packed: Path) -> None:
+    assert (trained / "models" / "model.pt").read_bytes() != (packed / "models" / "model.pt").read_bytes()
+    (run,) = (trained / "runs").iterdir()
     assert (run / "training.json").is_file()
-    assert [path.name for path in (bundle / "models").glob("*.pt")] == ["model.pt"]
+    assert [path.name for path in (trained / "models").glob("*.pt")] == ["model.pt"]
+
+
+def test_what_a_bundle_trained_finds_the_bundles_tower_wherever_the_bundle_lies(
+    trained: Path, study: Path, tmp_path: Path
+) -> None:
+    bundle = Path(shutil.copytree(trained, tmp_path / "elsewhere"))
+    for file in (*bundle.glob("runs/*/adapters.safetensors"), bundle / "models" / "adapters.safetensors"):
+        assert read_checkpoint(file).config.weights.endswith("tower.safetensors")
+        calibrate = ["calibrate", "--index", str(study / "normal.jsonl"), "--device", "cpu", "--adapters"]
+        assert main([*calibrate, str(file)]) == 0
+        assert main([*calibrate, str(file), "--out", str(tmp_path / "calibrated.safetensors")]) == 0
+        assert main([*calibrate, str(tmp_path / "calibrated.safetensors")]) == 0
 
 
 def test_a_row_without_a_mask_is_refused_by_its_number(study: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -16,7 +17,9 @@ import yaml
 
 from aaclip_med.cli.main import main
 from aaclip_med.errors import InputError
-from aaclip_med.zoo.packing import HASHES, change_settings, pack_bundle
+from aaclip_med.model.build import settle_activation
+from aaclip_med.model.config import FIDELITIES, DetectorConfig
+from aaclip_med.zoo.packing import HASHES, change_settings, name_tower, pack_bundle
 
 PROGRAM = """
 import sys
@@ -99,6 +102,21 @@ def test_without_weights_the_tower_is_had_by_name(adapters: Path, tmp_path: Path
     assert main(["pack", "--adapters", str(adapters), "--out", str(tmp_path / "light")]) == 0
     assert not (tmp_path / "light" / "models" / "tower.safetensors").exists()
     assert yaml.safe_load((tmp_path / "light" / "configs" / "inference.yaml").read_text())["weights"] is None
+
+
+def test_a_bundle_packed_again_needs_its_weights_again(packed: Path, tmp_path: Path) -> None:
+    adapters = packed / "models" / "adapters.safetensors"
+    with pytest.raises(InputError, match="--with-weights"):
+        pack_bundle(adapters, tmp_path / "light")
+    again = pack_bundle(adapters, tmp_path / "again", with_weights=True)
+    tower = "models/tower.safetensors"
+    assert (again / tower).read_bytes() == (packed / tower).read_bytes()
+
+
+def test_weights_by_another_name_keep_their_activation() -> None:
+    config = DetectorConfig("ViT-B-32", "laion2b_s34b_b79k", fidelity=FIDELITIES["paper"])
+    assert settle_activation(replace(config, weights="tower.safetensors")) != settle_activation(config)
+    assert settle_activation(name_tower(config, "tower.safetensors")) == settle_activation(config)
 
 
 @pytest.mark.parametrize("name", ["liver_detection", "DeepEdit_heads"])
