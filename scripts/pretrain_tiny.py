@@ -1,4 +1,4 @@
-"""Pretrains the embedded tower from scratch on captioned pictures: python scripts/pretrain_tiny.py --out RUN
+"""Pretrains the embedded tower from scratch on captioned pictures: python -m scripts.pretrain_tiny --out RUN
 
 Both towers of ``tiny`` start from its own random weights and learn as CLIP does: open_clip's contrastive loss between pictures
 and captions, and between single patches and captions of what they show. ``RUN`` gets ``weights.safetensors``, for ``--backbone
@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
-from captioned_pictures import DEFECTS, WINDOW, Pictures, draw_pictures
 from open_clip.loss import ClipLoss
 from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
@@ -27,6 +26,7 @@ from aaclip_med.model.config import CLIP_MEAN, CLIP_STD, TINY, TINY_TOWER
 from aaclip_med.model.towers import Tower, build_tower
 from aaclip_med.model.weights import find_state, load_tower
 from aaclip_med.presets import build_prompts
+from scripts.captioned_pictures import DEFECTS, WINDOW, Pictures, draw_pictures
 
 LEVELS = (2, 3, 4)
 """The blocks whose patch tokens are compared with captions, one of them a step."""
