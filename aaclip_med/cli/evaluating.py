@@ -32,16 +32,18 @@ def add_evaluate(commands: Any) -> None:
 
 def run_evaluate(options: argparse.Namespace) -> int:
     """Figures, tables, pictures."""
-    from aaclip_med.cli.commands import judge, load, make_cutting, read_split, track
-    from aaclip_med.data.writing import prepare_output_folder
-    from aaclip_med.evaluation.run import evaluate_into
-    from aaclip_med.scoring.pooling import read_share
+    from aaclip_med.cli.commands import judge, load_options, make_cutting, track
+    from aaclip_med.evaluation.run import evaluate_index
 
-    read_share(options.image_score)
-    cases = read_split(options)
-    cutting = make_cutting(options)
-    prepare_output_folder(options.out)
-    evaluation = evaluate_into(cases, load(options), options.out, track, cutting, options.image_score)
+    evaluation = evaluate_index(
+        options.index,
+        out=options.out,
+        split=options.split,
+        track=track,
+        cutting=make_cutting(options),
+        image_score=options.image_score,
+        **load_options(options),
+    )
     shown = [name for name in evaluation.figures if "_at_0" not in name and not name.startswith("lesion_sensitivity_at")]
     names = list(evaluation.baselines)
     print(f"{'':22}{'value':>8} {'95 % interval':>17}" + "".join(f"{name:>12}" for name in names))
@@ -57,4 +59,4 @@ def run_evaluate(options: argparse.Namespace) -> int:
     print("\n".join(evaluation.verdict))
     for failure in evaluation.failures:
         print(f"aaclip-med: failed: {failure['error']}", file=sys.stderr)
-    return judge(len(evaluation.failures), len(cases) - len(evaluation.failures))
+    return judge(len(evaluation.failures), evaluation.counts["cases"])

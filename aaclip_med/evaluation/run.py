@@ -64,29 +64,27 @@ def evaluate_index(
     index: str | Path,
     adapters: str | Path,
     out: str | Path,
-    preset: str | None = None,
     split: str | None = None,
-    backbone: str | None = None,
-    weights: str | None = None,
-    device: str = "auto",
-    precision: str = "float32",
-    batch_size: int = 16,
-    domain: Any = "medical",
+    track: Track = iter,
+    cutting: Cutting | None = None,
+    image_score: str = "max",
+    title: str | None = None,
+    **model: Any,
 ) -> Evaluation:
-    """``aaclip-med evaluate`` with plain arguments: everything is written into the folder ``out``.
+    """What ``aaclip-med evaluate`` does: ``evaluate_into`` of the rows of ``index``, of those of ``split`` where it is named.
+
+    ``model``: what else ``load_predictor`` takes, such as ``preset``, ``window``, ``refinement``, ``domain``, ``batch_size``.
 
     Raises:
-        InputError: the index, the split or the adapters cannot be used.
+        InputError: the index, the split, the image score or the adapters cannot be used.
         OutputError: the folder cannot be written to.
     """
+    read_share(image_score)
     cases = [case for case in read_index(index) if split in (None, case.split)]
     if not cases:
         raise InputError(f"{index}: no row of split '{split}'")
     prepare_output_folder(out)
-    predictor = load_predictor(
-        adapters, preset, backbone, weights, device=device, precision=precision, batch_size=batch_size, domain=domain
-    )
-    return evaluate_into(cases, predictor, out)
+    return evaluate_into(cases, load_predictor(adapters, **model), out, track, cutting, image_score, title)
 
 
 def evaluate_into(

@@ -14,6 +14,8 @@ from PIL import Image
 from aaclip_med.cli.main import main
 from aaclip_med.evaluation.montage import _choose
 from aaclip_med.evaluation.run import evaluate_index
+from aaclip_med.inference.cutting import Cutting
+from aaclip_med.presets import Window
 
 OPTIONS = ["--adapters", "demo", "--preset", "brain-mri", "--image-size", "80"]
 
@@ -119,3 +121,20 @@ def test_a_bundle_can_call_it_with_plain_arguments(heads, tmp_path):
     index.write_text("".join(line + "\n" for line in (heads / "index.jsonl").read_text().splitlines()[:2]))
     evaluation = evaluate_index(str(index), "demo", str(tmp_path), preset="brain-mri", device="cpu")
     assert json.loads((tmp_path / "metrics.json").read_text())["pixel_auroc"] == evaluation.figures["pixel_auroc"].value
+
+
+def test_the_command_and_the_function_take_the_same_options(heads, tmp_path):
+    options = [*OPTIONS, "--plane", "native", "--stride", "2", "--window", "100", "900", "--image-score", "top5%"]
+    assert main(["evaluate", "--index", str(heads / "index.jsonl"), *options, "--out", str(tmp_path / "command")]) == 0
+    evaluate_index(
+        heads / "index.jsonl",
+        "demo",
+        tmp_path / "function",
+        cutting=Cutting(plane="native", stride=2),
+        image_score="top5%",
+        preset="brain-mri",
+        image_size=80,
+        window=Window("hu", 100, 900),
+    )
+    texts = [(tmp_path / name / "metrics.json").read_text() for name in ("command", "function")]
+    assert texts[0] == texts[1]
