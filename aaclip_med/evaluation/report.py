@@ -66,24 +66,26 @@ def write_text(path: Path, text: str) -> None:
 def build_markdown(evaluation: Evaluation, title: str, note: str) -> str:
     """One row a detector in Markdown, in percent with 95 % intervals; the baselines below."""
     rows = [["", *COLUMNS.values()], ["---"] + ["---:"] * len(COLUMNS)]
-    rows.append([title, *(_cell(evaluation.figures[name]) for name in COLUMNS)])
+    rows.append([_mark(title, evaluation), *(_cell(evaluation.figures[name]) for name in COLUMNS)])
     for name, figures in evaluation.baselines.items():
         rows.append([TITLES[name], *(_cell(figures.get(figure)) for figure in COLUMNS)])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     reasons = [f"- {COLUMNS[name]}: {one.reason}" for name, one in evaluation.figures.items() if name in COLUMNS and one.reason]
-    lines = [table, "", _caption(evaluation, note, "%"), "", *evaluation.verdict]
+    lines = [table, "", _caption(evaluation, note, "%"), "", *evaluation.doubts, *evaluation.verdict]
     return "\n".join([*lines, *(["", "Undefined:", *reasons] if reasons else [])]) + "\n"
 
 
 def build_latex(evaluation: Evaluation, title: str, note: str) -> str:
     """The same as a LaTeX table (booktabs)."""
     head = " & ".join(["", *COLUMNS.values()]).replace("%", r"\%")
-    rows = [" & ".join([_escape(title), *(_cell(evaluation.figures[name], r"\,[{}--{}]") for name in COLUMNS)])]
+    rows = [
+        " & ".join([_escape(_mark(title, evaluation)), *(_cell(evaluation.figures[name], r"\,[{}--{}]") for name in COLUMNS)])
+    ]
     for name, figures in evaluation.baselines.items():
         rows.append(" & ".join([TITLES[name], *(_cell(figures.get(figure)) for figure in COLUMNS)]))
     lines = [
         r"\begin{table}",
-        rf"\caption{{{_escape(_caption(evaluation, note, '%') + ' ' + ' '.join(evaluation.verdict))}}}",
+        rf"\caption{{{_escape(' '.join([_caption(evaluation, note, '%'), *evaluation.doubts, *evaluation.verdict]))}}}",
         rf"\begin{{tabular}}{{l{'r' * len(COLUMNS)}}}",
         r"\toprule",
         rf"{head} \\",
@@ -143,6 +145,11 @@ def _describe(record: CaseRecord, thresholds: dict[str, float], detected: float)
             "false_positives": int((record.lesions.false >= detected).sum()),
         }
     return row
+
+
+def _mark(title: str, evaluation: Evaluation) -> str:
+    """The row's title, which says by itself where its intervals are not to be relied on."""
+    return f"{title} (doubtful intervals, see below)" if evaluation.doubts else title
 
 
 def _cell(figure: Figure | None, interval: str = " [{}–{}]") -> str:

@@ -12,15 +12,18 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from aaclip_med.data.index import read_index
+from aaclip_med.data.index import Case, read_index
 from aaclip_med.data.slices import cut_case
 from aaclip_med.errors import InputError
 from aaclip_med.evaluation.baselines import COMPARED, judge_baselines
 from aaclip_med.evaluation.evaluation import Evaluation
+from aaclip_med.evaluation.intervals import FEW_PATIENTS, doubt_intervals
 from aaclip_med.evaluation.run import evaluate_cases
+from aaclip_med.evaluation.tally import CaseRecord
 from aaclip_med.inference.cutting import Cutting
 from aaclip_med.inference.predictor import Predictor
 from aaclip_med.model.preprocess import resize_masks, resize_slices
+from aaclip_med.scoring.bootstrap import draw_patients
 from aaclip_med.scoring.metrics import Figure, evaluate_reference
 from tests.cli.conftest import OBLIQUE
 
@@ -128,9 +131,40 @@ def test_every_figure_has_an_interval_over_patients_around_it(evaluation):
 
 def test_one_patient_alone_has_figures_without_intervals(heads, untrained_predictor):
     cases = [replace(case, patient="p") for case in read_index(heads / "index.jsonl")]
-    figures = evaluate_cases(cases, untrained_predictor).figures
-    assert all(figure.low is None for figure in figures.values())
-    assert figures["pixel_auroc"].reason is None
+    evaluation = evaluate_cases(cases, untrained_predictor)
+    assert all(figure.low is None for figure in evaluation.figures.values())
+    assert evaluation.figures["pixel_auroc"].reason is None
+    said = evaluation.to_json()
+    assert said["intervals"]["pixel_auroc"] == [None, None]
+    assert said["interval_reasons"]["pixel_auroc"] == "all cases are of one patient, and intervals draw patients"
+    assert said["doubts"] == ["No intervals: all cases are of one patient, and intervals draw patients."]
+
+
+def _records(abnormal: int, normal: int, named: bool = True) -> list[CaseRecord]:
+    nothing = np.zeros(0)
+    return [
+        CaseRecord(Case(Path(f"{n}"), label, "Brain", patient=f"{label} {n}" if named else None), True, 0.0, *[nothing] * 3)
+        for label, count in ((1, abnormal), (0, normal))
+        for n in range(count)
+    ]
+
+
+def test_intervals_over_fewer_than_ten_patients_of_a_kind_are_doubted():
+    assert doubt_intervals(_records(10, 10)) == []
+    (doubt,) = doubt_intervals(_records(9, 30))
+    assert doubt.startswith("Doubtful intervals: 39 patients, 9 of them abnormal, 30 with normal slices. Below 10")
+    (doubt,) = doubt_intervals(_records(4, 0))
+    assert doubt.startswith("Doubtful intervals: 4 patients")
+    (doubt,) = doubt_intervals(_records(10, 10, named=False))
+    assert doubt.startswith("20 of 20 rows name no patient")
+
+
+@pytest.mark.parametrize(("patients", "coverage"), [(5, 0.845), (FEW_PATIENTS, 0.904), (30, 0.936)])
+def test_intervals_of_few_patients_cover_about_what_the_t_distribution_says(patients, coverage):
+    weights = draw_patients(patients, 400)
+    means = np.random.default_rng(0).normal(size=(6000, patients)) @ weights.T / patients
+    low, high = np.quantile(means, [0.025, 0.975], axis=1)
+    assert ((low <= 0) & (high >= 0)).mean() == pytest.approx(coverage, abs=0.025)
 
 
 def test_a_case_that_fails_is_left_out_but_counts_as_zeros_for_mood(heads, demo_predictor, stacks, evaluation):

@@ -82,12 +82,19 @@ def test_best_median_and_worst_are_each_shown_once():
     assert _choose(11) == [("best", 0), ("best", 1), ("median", 4), ("median", 5), ("worst", 9), ("worst", 10)]
 
 
-def test_the_terminal_tells_that_a_window_beats_the_detector(heads, tmp_path, capsys):
+def test_the_terminal_tells_that_a_window_beats_the_detector_and_that_three_patients_are_few(heads, tmp_path, capsys):
     options = ["--adapters", "none", "--backbone", "tiny", "--preset", "brain-mri", "--image-size", "80"]
     assert main(["evaluate", "--index", str(heads / "index.jsonl"), *options, "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "A window beats this detector: pixel_auroc" in printed
     assert "A window beats this detector" in (tmp_path / "metrics.md").read_text()
+    (doubt,) = json.loads((tmp_path / "metrics.json").read_text())["doubts"]
+    assert doubt.startswith("Doubtful intervals: 3 patients, 2 of them abnormal, 3 with normal slices.")
+    assert doubt in printed
+    markdown = (tmp_path / "metrics.md").read_text()
+    assert doubt in markdown
+    assert "(doubtful intervals, see below)" in markdown.splitlines()[2]
+    assert "(doubtful intervals, see below)" in (tmp_path / "metrics.tex").read_text()
 
 
 def test_where_no_case_can_be_scored_the_exit_code_is_1(heads, tmp_path, capsys):
@@ -116,20 +123,15 @@ def test_an_organ_mask_and_a_window_change_what_is_judged(heads, tmp_path):
     assert metrics["image_score"] == "top5%"
 
 
-def test_a_bundle_can_call_it_with_plain_arguments(heads, tmp_path):
+def test_the_command_and_the_function_take_the_same_options(heads, tmp_path):
     index = heads / "two.jsonl"
     index.write_text("".join(line + "\n" for line in (heads / "index.jsonl").read_text().splitlines()[:2]))
-    evaluation = evaluate_index(str(index), "demo", str(tmp_path), preset="brain-mri", device="cpu")
-    assert json.loads((tmp_path / "metrics.json").read_text())["pixel_auroc"] == evaluation.figures["pixel_auroc"].value
-
-
-def test_the_command_and_the_function_take_the_same_options(heads, tmp_path):
     options = [*OPTIONS, "--plane", "native", "--stride", "2", "--window", "100", "900", "--image-score", "top5%"]
-    assert main(["evaluate", "--index", str(heads / "index.jsonl"), *options, "--out", str(tmp_path / "command")]) == 0
-    evaluate_index(
-        heads / "index.jsonl",
+    assert main(["evaluate", "--index", str(index), *options, "--out", str(tmp_path / "command")]) == 0
+    evaluation = evaluate_index(
+        str(index),
         "demo",
-        tmp_path / "function",
+        str(tmp_path / "function"),
         cutting=Cutting(plane="native", stride=2),
         image_score="top5%",
         preset="brain-mri",
@@ -138,3 +140,4 @@ def test_the_command_and_the_function_take_the_same_options(heads, tmp_path):
     )
     texts = [(tmp_path / name / "metrics.json").read_text() for name in ("command", "function")]
     assert texts[0] == texts[1]
+    assert json.loads(texts[0])["pixel_auroc"] == evaluation.figures["pixel_auroc"].value
