@@ -30,7 +30,14 @@ LONG = 512
 """From this many tokens on, a CPU without AMX attends head by head: torch's fused kernel multiplies slowly there."""
 
 ALIGNED = 32
-MASKED = -1e30
+SHIFT = 48.0
+"""Taken from the products of queries and keys, so that the sigmoid of what is left is their exponential."""
+
+SUMS = (1e-30, 1e-7)
+"""Between these sums of a query's weights, each weight is right to 1e-7 of itself, and those that became 0 were 1e-5 of all."""
+
+SUM_COLUMNS = 8
+"""Columns beside the values, the first of ones: oneDNN multiplies eight at a time."""
 
 Form = Literal["shared", "cast", "packed", "int8"]
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -56,7 +63,8 @@ class Block:
         fused: Activation = "gelu" if form in ("packed", "int8") and isinstance(block.mlp.gelu, nn.GELU) else "none"
         make = _find_maker(form, dtype, rows)
         weight, bias, width = attention.in_proj_weight, attention.in_proj_bias, attention.embed_dim
-        self.project_in = make(weight, bias, "none")
+        self.scaled = form in ("packed", "int8")
+        self.project_in = make(*_scale_queries(weight, bias, self.heads), "none") if self.scaled else make(weight, bias, "none")
         self.project_values: Linear | None = None
         if form in ("shared", "cast"):
             self.project_values = make(weight[2 * width :], bias[2 * width :] if bias is not None else None, "none")
@@ -90,10 +98,10 @@ class Block:
     def _run(self, tokens: torch.Tensor, lengths: Sequence[int] | None, causal: bool) -> torch.Tensor:
         query, key, value = self._split_heads(self.project_in(self.norm_1(tokens)), 3)
         if lengths is None:
-            attended = attend(query, key, value, causal)
+            attended = attend(query, key, value, causal, self.scaled)
         else:
             parts = zip(*(torch.split(part, list(lengths), dim=2) for part in (query, key, value)), strict=True)
-            attended = torch.cat([attend(q, k, v, causal) for q, k, v in parts], dim=1)
+            attended = torch.cat([attend(q, k, v, causal, self.scaled) for q, k, v in parts], dim=1)
         return self._feed(tokens + self.scale_1(self.project_out(attended)))
 
     def _feed(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -123,39 +131,56 @@ class Block:
         return projected.view(batch, length, parts, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
 
 
-def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, causal: bool = False) -> torch.Tensor:
-    """Scaled dot-product attention of (B, H, L, D / H) each, to (B, L, D)."""
+def attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, causal: bool = False, scaled: bool = False
+) -> torch.Tensor:
+    """Scaled dot-product attention of (B, H, L, D / H) each, to (B, L, D); ``scaled``: the queries are so already."""
     long = query.device.type == "cpu" and query.shape[2] >= LONG and not causal and not torch.is_grad_enabled()
     if long and query.dtype in (torch.float32, torch.bfloat16) and has_onednn() and not _has_amx():
-        return _attend_by_heads(query, key, value)
-    mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=causal)
+        return _attend_by_heads(query if scaled else query * query.shape[-1] ** -0.5, key, value)
+    scale = 1.0 if scaled else None
+    mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=causal, scale=scale)
     return mixed.transpose(1, 2).flatten(2)
 
 
 def _attend_by_heads(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """One head at a time, so that its weights (L, L) stay in the cache and go when it is done.
+    """One head at a time, so that its weights (L, L) stay in the cache and go when it is done. Queries are scaled.
 
-    Keys are filled up to a multiple of ``ALIGNED`` and masked out by a bias: rows of another length are slow to write.
+    Far below 0 a sigmoid is an exponential, and oneDNN applies it on the way out of the product. A column of ones beside the
+    values sums the weights, for softmax to divide by, and tells whether it was far below 0; if not, the head is done again.
     """
     batch, heads, length, width = query.shape
     mixed = query.new_empty(batch, length, heads, width)
-    padded = -(-length // ALIGNED) * ALIGNED
-    keys, values = query.new_zeros(2, padded, width)
-    mask = query.new_zeros(padded)
-    mask[length:] = MASKED
-    scale = width**-0.5
+    padded = -(-length // ALIGNED) * ALIGNED  # rows of another length are slow to write
+    keys, values = query.new_zeros(padded, width), query.new_zeros(padded, width + SUM_COLUMNS)
+    values[:length, width] = 1.0  # what is filled up has no value and no part in the sum
+    shift = query.new_full((padded,), -SHIFT)
     for image in range(batch):
         for head in range(heads):
-            keys[:length] = key[image, head]
-            values[:length] = value[image, head]
-            scores = multiply_transposed(query[image, head] * scale, keys, mask)
-            mixed[image, :, head] = multiply_transposed(scores.softmax(dim=-1), values.t())
+            keys[:length], values[:length, :width] = key[image, head], value[image, head]
+            weights = multiply_transposed(query[image, head], keys, shift, "sigmoid")
+            weighted = multiply_transposed(weights, values.t())
+            sums = weighted[:, width : width + 1]
+            lowest, highest = sums.aminmax()
+            if SUMS[0] < lowest and highest < SUMS[1]:
+                torch.div(weighted[:, :width], sums, out=mixed[image, :, head])
+            else:
+                scores = query[image, head] @ key[image, head].t()
+                mixed[image, :, head] = scores.softmax(dim=-1) @ value[image, head]
     return mixed.flatten(2)
 
 
 def _has_amx() -> bool:
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("amx_bf16"))
+
+
+def _scale_queries(weight: torch.Tensor, bias: torch.Tensor | None, heads: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The joint projection (3 D, D) to queries, keys and values, such that the queries come out scaled."""
+    width = len(weight) // 3
+    scale = weight.new_ones(len(weight))
+    scale[:width] = (width // heads) ** -0.5
+    return weight.detach() * scale[:, None], bias.detach() * scale if bias is not None else None
 
 
 def _find_maker(form: Form, dtype: torch.dtype, rows: int) -> Callable[[torch.Tensor, torch.Tensor | None, Activation], Linear]:

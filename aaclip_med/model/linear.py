@@ -30,9 +30,11 @@ def apply_linear(tokens: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor 
     return functional.linear(tokens, weight, bias)
 
 
-def multiply_transposed(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def multiply_transposed(
+    left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None = None, activation: Literal["none", "sigmoid"] = "none"
+) -> torch.Tensor:
     """``left @ right.T + bias`` of (M, K), (N, K) and (N,) by oneDNN's kernel, without gradients."""
-    return _call_onednn(left, right, bias, "none")
+    return _call_onednn(left, right, bias, activation)
 
 
 class PlainLinear:
@@ -112,6 +114,6 @@ class _FrozenLinear(torch.autograd.Function):
         return _call_onednn(gradients[0].contiguous(), weight.t(), None, "none"), None, None
 
 
-def _call_onednn(tokens: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: Activation) -> torch.Tensor:
+def _call_onednn(tokens: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str) -> torch.Tensor:
     mapped: torch.Tensor = torch.ops.mkldnn._linear_pointwise(tokens, weight, bias, activation, [], "none")
     return mapped

@@ -77,15 +77,32 @@ def test_a_packed_tower_gives_its_first_weights_back():
         detector.encode_values(torch.zeros(1, 401, 128, dtype=torch.bfloat16), torch.zeros(1, 128))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_attention_head_by_head_is_attention(dtype):
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.02)])
+@pytest.mark.parametrize("shift", [0.0, -60.0, 60.0, 300.0])
+def test_attention_head_by_head_is_attention_however_large_its_products_are(dtype, tolerance, shift):
     generator = torch.Generator().manual_seed(2)
-    query, key, value = (torch.randn(2, 4, 530, 16, generator=generator).to(dtype) for _ in range(3))
+    query, key, value = (torch.randn(2, 4, 530, 16, generator=generator) for _ in range(3))
+    query[..., 0], key[:, 1:, :, 0] = 4.0, shift  # all products of three heads of four are so much larger
+    query, key, value = (part.to(dtype) for part in (query, key, value))
     wanted = torch.nn.functional.scaled_dot_product_attention(*(part.double() for part in (query, key, value)))
     with torch.no_grad():
         found = attend(query, key, value)
+        scaled = attend(query / 4.0, key, value, scaled=True)
     assert found.shape == (2, 530, 64)
-    assert_close(found.double(), wanted.transpose(1, 2).flatten(2), rtol=0, atol=1e-5 if dtype == torch.float32 else 0.02)
+    assert torch.equal(found, scaled)
+    if dtype == torch.float32 or shift == 0.0:  # bf16 cannot tell large products from each other
+        assert_close(found.double(), wanted.transpose(1, 2).flatten(2), rtol=0, atol=tolerance)
+    assert found.isfinite().all()
+
+
+@needs_onednn
+def test_a_token_that_is_no_number_is_not_hidden():
+    query, key, value = torch.randn(3, 1, 2, 530, 16, generator=torch.Generator().manual_seed(2))
+    query[0, 0, 7, 3] = torch.nan
+    with torch.no_grad():
+        found = attend(query, key, value)
+    assert found[0, 7, :16].isnan().all()
+    assert found[0, 7, 16:].isfinite().all()
 
 
 def test_gradients_pass_a_frozen_linear_map_and_leave_it_alone():
