@@ -14,6 +14,7 @@ from monai.bundle import ConfigWorkflow
 from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 
 from aaclip_med.errors import AaclipError, InputError
+from aaclip_med.zoo.failures import find_cause
 from aaclip_med.zoo.names import find_bundle
 
 
@@ -65,12 +66,9 @@ def train(overrides: dict[str, Any], tracking: str | None = None) -> Path:
         workflow.run()
         workflow.finalize()
     except RuntimeError as error:
-        # MONAI wraps what a part raised in RuntimeErrors of its own.
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, (AaclipError, KeyboardInterrupt, OSError, MemoryError)):
-            if isinstance(cause, torch.OutOfMemoryError):
-                raise MemoryError("out of memory on the GPU; take a smaller --image-batch-size or --image-size") from None
-            cause = cause.__cause__ or cause.__context__
+        cause = find_cause(error, AaclipError, OSError, MemoryError, torch.OutOfMemoryError)
+        if isinstance(cause, torch.OutOfMemoryError):
+            raise MemoryError("out of memory on the GPU; take a smaller --image-batch-size or --image-size") from None
         if cause is None:
             raise
         raise cause from None

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from monai.bundle import ConfigWorkflow
 
 from aaclip_med.errors import InputError
 from aaclip_med.inference.network import load_network
+from aaclip_med.zoo.failures import MONAI, find_cause, speak_plainly
 from tests.bundles.conftest import TEMPLATE
 
 SCHEMA = Path(__file__).with_name("meta_schema_20240725.json")
@@ -23,10 +27,6 @@ NEEDED = ("LICENSE", "large_files.yml", "docs/README.md", "docs/data_license.txt
 OVERLAYS = ("multi_gpu_train.yaml", "multi_gpu_evaluate.yaml", "inference_trt.yaml")
 
 pytestmark = pytest.mark.filterwarnings("ignore:parsing config_file", "ignore:.*torch.jit:FutureWarning")
-
-
-def cause_of(error: BaseException) -> BaseException:
-    return cause_of(error.__cause__) if error.__cause__ is not None else error
 
 
 def load_workflow(folder: Path, kind: str, files: list[str], **settings: Any) -> ConfigWorkflow:
@@ -96,16 +96,43 @@ def test_no_property_of_a_workflow_is_missing(packed: Path, study: Path, tmp_pat
 def test_a_misspelt_setting_is_an_error_that_names_the_right_one(packed: Path, wrong: str, right: str) -> None:
     with pytest.raises(RuntimeError) as caught:
         load_workflow(packed, "inference", ["inference.yaml"], **{wrong: 3})
-    cause = cause_of(caught.value)
-    assert isinstance(cause, InputError)
+    cause = find_cause(caught.value, InputError)
     assert f"did you mean '{right}'" in str(cause)
+
+
+def test_at_monais_command_line_a_misspelt_setting_ends_the_run_in_one_line(packed: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "monai.bundle", "run", "inference", "--bundle_root", str(packed)]
+    command += ["--config_file", str(packed / "configs" / "inference.yaml"), "--treshold", "0.5"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert "Traceback" not in run.stderr
+    assert run.stderr.splitlines()[-1] == "aaclip-med: the bundle has no setting 'treshold'; did you mean 'threshold'?"
+
+
+def test_an_error_that_nobody_foresaw_keeps_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", ModuleSpec(MONAI, None))
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    speak_plainly()
+    for cause in (ZeroDivisionError("no foresight"), None):
+        error = RuntimeError("wrapped")
+        error.__cause__ = cause
+        sys.excepthook(RuntimeError, error, None)
+        assert "RuntimeError: wrapped" in capsys.readouterr().err
+
+
+def test_under_another_program_than_monais_nothing_is_hooked() -> None:
+    before = sys.excepthook
+    speak_plainly()
+    assert sys.excepthook is before
 
 
 def test_names_of_ones_own_begin_with_an_underscore(packed: Path) -> None:
     load_workflow(packed, "inference", ["inference.yaml"], _mine=3)
     with pytest.raises(RuntimeError) as caught:
         load_workflow(packed, "inference", ["inference.yaml"], quite_another_thing=3)
-    assert "begin with an underscore" in str(cause_of(caught.value))
+    assert "begin with an underscore" in str(find_cause(caught.value, InputError))
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
