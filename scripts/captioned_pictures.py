@@ -39,7 +39,7 @@ class Pictures(NamedTuple):
 
     images: (B, 1, WINDOW, WINDOW) in [0, 1]. masks: (B, 1, WINDOW, WINDOW) of 0 and 1, the defect. patches: (B, SPAN**2), the
     window's patches among the picture's, row by row from 0. defects: (B,), the kind, -1 where there is none. captions: of the
-    whole; of the defect, or of what is there where there is none; of what is around.
+    whole; of the defect, or where there is none of one that is not there; of what is around.
     """
 
     images: torch.Tensor
@@ -234,26 +234,21 @@ def _describe(
     strength: np.ndarray,
     rng: np.random.Generator,
 ) -> tuple[list[str], list[str], list[str]]:
-    """Captions of the whole, of the defect (or what is there without one), and of what is around."""
+    """Captions of the whole, of the defect (without one, of one that is not there), and of what is around."""
     wholes, spots, arounds = [], [], []
     for scene, texture, defect, radius, centre, amount in zip(scenes, textures, defects, radii, centres, strength, strict=True):
         noun = NOUNS[rng.integers(len(NOUNS))]
         row, column = ROWS[min(2, int(centre[0] * 3))], COLUMNS[min(2, int(centre[1] * 3))]
         woven = f"{'strong' if amount > 0.085 else 'faint'} {TEXTURES[texture]} texture"
         normal = NORMAL[rng.integers(len(NORMAL))].format(noun)
-        state = normal
         plain = f"{SCENES[scene]} with {woven}"
-        spot = f"{normal}, {plain}, {row} {column}"
-        phrase = ""
-        if defect >= 0:
-            size = "small" if radius < 0.045 else "medium" if radius < 0.08 else "large"
-            named = f"{size} {DEFECTS[defect]}"
-            state = ABNORMAL[rng.integers(len(ABNORMAL))].format(noun)
-            spot = f"{state}, {named}, {row} {column}"
-            phrase = f", a {named} in the {row} {column}"
+        size = "small" if radius < 0.045 else "medium" if radius < 0.08 else "large"
+        named = f"{size} {DEFECTS[defect if defect >= 0 else rng.integers(len(DEFECTS))]}"
+        abnormal = ABNORMAL[rng.integers(len(ABNORMAL))].format(noun)
+        state, phrase = (abnormal, f", a {named} in the {row} {column}") if defect >= 0 else (normal, "")
         lead = "a photo of " if rng.random() < 0.5 else ""
         wholes.append(f"{lead}{state if rng.random() < 0.7 else noun}, {plain}{phrase}.")
-        spots.append(f"{lead}{spot if rng.random() < 0.7 else state}.")
+        spots.append(f"{lead}{f'{abnormal}, {named}, {row} {column}' if rng.random() < 0.7 else abnormal}.")
         arounds.append(f"{lead}{f'{normal}, {plain}' if rng.random() < 0.7 else normal}.")
     return wholes, spots, arounds
 

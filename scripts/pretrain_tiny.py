@@ -1,8 +1,9 @@
 """Pretrains the embedded tower from scratch on captioned pictures: python -m scripts.pretrain_tiny --out RUN
 
 Both towers of ``tiny`` start from its own random weights and learn as CLIP does: open_clip's contrastive loss between pictures
-and captions, and between single patches and captions of what they show. ``RUN`` gets ``weights.safetensors``, for ``--backbone
-tiny --weights FILE``, ``log.jsonl``, and ``checkpoint.pt``, from which the same command goes on.
+and captions; and each patch learns which of two captions it shows, that of a defect or that of what is around. ``RUN`` gets
+``weights.safetensors``, for ``--backbone tiny --weights FILE``, ``log.jsonl``, and ``checkpoint.pt``, from which the same
+command goes on.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from aaclip_med.presets import build_prompts
 from scripts.captioned_pictures import DEFECTS, WINDOW, Pictures, draw_pictures
 
 LEVELS = (2, 3, 4)
-"""The blocks whose patch tokens are compared with captions, one of them a step."""
+"""The blocks whose patch tokens are compared with captions."""
 LARGEST_SCALE = math.log(100)
 BETAS = (0.9, 0.98)
 NOUN = "scan"
@@ -39,10 +40,10 @@ def main() -> None:
     """Pretrain, log, save."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--steps", type=int, default=1300)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--log-every", type=int, default=50)
+    parser.add_argument("--log-every", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     pretrain(options.out, options.steps, options.batch_size, options.learning_rate, options.log_every, options.seed)
@@ -66,7 +67,7 @@ def pretrain(out: Path, steps: int, batch_size: int, learning_rate: float, log_e
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * scale_rate(step, steps)
         pictures = draw_pictures(batch_size, np.random.default_rng([seed, 1, step]))
-        whole, patch = compare(tower, pictures, LEVELS[step % len(LEVELS)], np.random.default_rng([seed, 2, step]))
+        whole, patch = compare(tower, pictures)
         optimizer.zero_grad()
         (whole + patch).backward()
         torch.nn.utils.clip_grad_norm_(tower.clip.parameters(), 1.0)
@@ -78,7 +79,7 @@ def pretrain(out: Path, steps: int, batch_size: int, learning_rate: float, log_e
             means = np.mean(losses, axis=0)
             entry: dict[str, Any] = {"step": step + 1, "seconds": round(time.monotonic() - started, 1)}
             entry |= {"loss_whole": float(means[0]), "loss_patch": float(means[1])}
-            entry |= measure(tower, draw_pictures(256, np.random.default_rng([seed, 3])))
+            entry |= measure(tower, draw_pictures(256, np.random.default_rng([seed, 2])))
             losses = []
             with (out / "log.jsonl").open("a") as log:
                 log.write(json.dumps(entry) + "\n")
@@ -104,26 +105,21 @@ def scale_rate(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / warm) * 0.5 * (1.0 + math.cos(math.pi * max(0, step - warm) / max(1, steps - warm)))
 
 
-def compare(tower: Tower, pictures: Pictures, level: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two losses of CLIP: pictures against captions; and patches after block ``level`` against what is said of them, from each
-    picture one of the defect and one from elsewhere.
+def compare(tower: Tower, pictures: Pictures) -> tuple[torch.Tensor, torch.Tensor]:
+    """CLIP's loss of pictures against captions; and the cross entropy of each patch, after each of ``LEVELS``, between the
+    caption of its picture's defect and that of what is around. Both kinds of patches weigh alike; those on an edge do
+    not count.
     """
     with torch.autocast("cpu", torch.bfloat16):
-        embedding, tapped = encode_pictures(tower, pictures, level)
+        embedding, taps = encode_pictures(tower, pictures, LEVELS)
         texts = encode_texts(tower, [*pictures.captions, *pictures.defect_captions, *pictures.around_captions])
+    captions, *sides = texts.chunk(3)
     covered = cover_patches(pictures)
-    inside = torch.tensor([pick(share, share >= min(0.5, float(share.max())), rng) for share in covered.numpy()])
-    outside = torch.tensor([pick(share, share == 0, rng) for share in covered.numpy()])
-    each = torch.arange(len(tapped))
-    patches = torch.cat([tapped[each, inside], tapped[each, outside]])
-    scale = tower.clip.logit_scale.exp()
-    loss = ClipLoss()
-    return loss(embedding, texts[: len(embedding)], scale), loss(patches, texts[len(embedding) :], scale)
-
-
-def pick(share: np.ndarray, wanted: np.ndarray, rng: np.random.Generator) -> int:
-    """One of the patches that are wanted; any, where none is."""
-    return int(rng.choice(np.flatnonzero(wanted) if wanted.any() else len(share)))
+    contrast = torch.einsum("sble,be->sbl", torch.stack(taps), sides[0] - sides[1]) * tower.clip.logit_scale.exp()
+    entropies = contrast.new_zeros(())
+    for kind, sign in ((covered > 0.5, -1.0), (covered == 0.0, 1.0)):
+        entropies = entropies + functional.softplus(sign * contrast[:, kind]).sum() / (len(LEVELS) * max(1, int(kind.sum())))
+    return ClipLoss()(embedding, captions, tower.clip.logit_scale.exp()), entropies
 
 
 def cover_patches(pictures: Pictures) -> torch.Tensor:
@@ -132,20 +128,20 @@ def cover_patches(pictures: Pictures) -> torch.Tensor:
     return functional.avg_pool2d(pictures.masks, WINDOW // side).flatten(1)
 
 
-def encode_pictures(tower: Tower, pictures: Pictures, level: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Unit embeddings of the pictures, (B, E), and of their patches after block ``level``, (B, L, E)."""
+def encode_pictures(tower: Tower, pictures: Pictures, levels: tuple[int, ...]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Unit embeddings of the pictures, (B, E), and of their patches after each of the blocks ``levels``, (B, L, E) each."""
     visual = tower.clip.visual
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
     patches = visual.conv1((pictures.images - mean) / std).flatten(2).transpose(1, 2)
     place = visual.positional_embedding
     first = (visual.class_embedding + place[0]).expand(len(patches), 1, -1)
     tokens = visual.ln_pre(torch.cat([first, patches + place[1 + pictures.patches]], dim=1))
-    tapped = tokens
+    taps = []
     for number, block in enumerate(tower.vision_blocks, start=1):
         tokens = block(tokens)
-        tapped = tokens if number == level else tapped
-    embedding, taps = tower.project_patches(tokens[:, 0]), tower.project_patches(tapped[:, 1:])
-    return functional.normalize(embedding.float(), dim=-1), functional.normalize(taps.float(), dim=-1)
+        if number in levels:
+            taps.append(functional.normalize(tower.project_patches(tokens[:, 1:]).float(), dim=-1))
+    return functional.normalize(tower.project_patches(tokens[:, 0]).float(), dim=-1), taps
 
 
 def encode_texts(tower: Tower, texts: list[str]) -> torch.Tensor:
@@ -165,8 +161,8 @@ def measure(tower: Tower, pictures: Pictures) -> dict[str, float]:
     defect; AUROC of pictures and of patches by the package's own prompts for normal and abnormal.
     """
     parts = [Pictures(*(part[start : start + 64] for part in pictures)) for start in range(0, len(pictures.images), 64)]
-    encoded = [encode_pictures(tower, part, tower.vision_depth) for part in parts]
-    embedding, patches = (torch.cat(part) for part in zip(*encoded, strict=True))
+    encoded = [encode_pictures(tower, part, (tower.vision_depth,)) for part in parts]
+    embedding, patches = torch.cat([whole for whole, _ in encoded]), torch.cat([taps[0] for _, taps in encoded])
     captions = encode_texts(tower, pictures.captions)
     normal, abnormal = (
         functional.normalize(encode_texts(tower, prompts).mean(dim=0), dim=0) for prompts in build_prompts(NOUN)
