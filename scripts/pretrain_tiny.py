@@ -69,7 +69,7 @@ def pretrain(out: Path, steps: int, batch_size: int, learning_rate: float, log_e
         pictures = draw_pictures(batch_size, np.random.default_rng([seed, 1, step]))
         whole, patch = compare(tower, pictures)
         optimizer.zero_grad()
-        (whole + patch).backward()
+        torch.autograd.backward(whole + patch)
         torch.nn.utils.clip_grad_norm_(tower.clip.parameters(), 1.0)
         optimizer.step()
         with torch.no_grad():
@@ -160,9 +160,7 @@ def measure(tower: Tower, pictures: Pictures) -> dict[str, float]:
     """Zero-shot figures of pictures that are not trained on: how often one finds its caption among all, or the name of its
     defect; AUROC of pictures and of patches by the package's own prompts for normal and abnormal.
     """
-    parts = [Pictures(*(part[start : start + 64] for part in pictures)) for start in range(0, len(pictures.images), 64)]
-    encoded = [encode_pictures(tower, part, (tower.vision_depth,)) for part in parts]
-    embedding, patches = torch.cat([whole for whole, _ in encoded]), torch.cat([taps[0] for _, taps in encoded])
+    embedding, (patches,) = encode_pictures(tower, pictures, (tower.vision_depth,))
     captions = encode_texts(tower, pictures.captions)
     normal, abnormal = (
         functional.normalize(encode_texts(tower, prompts).mean(dim=0), dim=0) for prompts in build_prompts(NOUN)

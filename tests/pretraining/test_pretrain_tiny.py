@@ -46,9 +46,9 @@ def test_a_few_steps_give_weights_that_the_tiny_backbone_takes(tmp_path: Path) -
     detector = build_detector("tiny", weights, adapters="none")
     before, after = build_trainable().clip, detector.tower.clip
     assert not torch.allclose(before.visual.conv1.weight, after.visual.conv1.weight, atol=1e-3)
-    spoken = open_clip.tokenize(["scan"])[0, 1]
+    spoken = open_clip.tokenize(["with"])[0, 1]
     rows = torch.nn.functional.l1_loss(before.token_embedding.weight, after.token_embedding.weight, reduction="none").sum(dim=1)
-    assert rows[spoken] > 0.01, "words of the captions are learned"
+    assert rows[spoken] > 0.01, "a word of every caption is learned"
     assert rows.median() < 0.01, "other words stay as they are, but for half precision"
 
     pretrain(tmp_path, steps=5, batch_size=4, learning_rate=1e-3, log_every=5, seed=0)
