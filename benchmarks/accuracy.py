@@ -64,13 +64,15 @@ def draw_phantoms(preset: str, count: int, size: int) -> Phantoms:
     return Phantoms(torch.cat(images), torch.cat(masks), starts)
 
 
-def score(phantoms: Phantoms, preset: str, stride: int = 1, dtype: torch.dtype = torch.float32, **options: Any) -> torch.Tensor:
+def score(
+    phantoms: Phantoms, preset: str, stride: int = 1, dtype: torch.dtype = torch.float32, drop_background: bool = False
+) -> torch.Tensor:
     """Heatmaps (S, 1, size, size)."""
     detector = build_detector(adapters="demo", preset=preset).eval()
     with torch.no_grad():
         anchors = detector.encode_noun(get_preset(preset).noun_for("reference"))
-        detector.prepare_inference(dtype)
-        maps = torch.cat([detector(normalise_slices(part), anchors, **options)[0] for part in phantoms.images.split(16)])
+        detector.prepare_inference(dtype, drop_background)
+        maps = torch.cat([detector(normalise_slices(part), anchors)[0] for part in phantoms.images.split(16)])
     for first, end in zip(phantoms.starts, phantoms.starts[1:], strict=False):
         for number in range(first + 1, end - 1):
             if stride == 2 and (number - first) % 2:

@@ -40,12 +40,12 @@ def measure(variant: str, backbone: str, size: int, slices: int, no_profile: boo
             seconds = time_call(lambda: plain.heatmap(images, anchors), warm=0)
             peak = read_peak()
         else:
-            detector.prepare_inference(DTYPES[name])
+            detector.prepare_inference(DTYPES[name], drop_background=bool(drop))
             reset_peak()
-            seconds = time_call(lambda: detector(images, anchors, drop_background=bool(drop)))
+            seconds = time_call(lambda: detector(images, anchors))
             peak = read_peak()
             if not no_profile:
-                shares = profile(lambda: detector(images, anchors, drop_background=bool(drop)))
+                shares = profile(lambda: detector(images, anchors))
     after = measure_rate(torch.bfloat16 if name in ("bf16", "int8") else torch.float32)
     rate = max(before, after)
     return {

@@ -240,6 +240,7 @@ def _describe_settings(predictor: Predictor, task: Task, point: OperatingPoint) 
         "detector": predictor.detector.config.to_json(),
         "preset": asdict(predictor.preset),
         "precision": str(predictor.dtype),
+        "drop_background": predictor.drop_background,
         "engine": "torch" if predictor.engine is None else "onnx",
         "cutting": asdict(task.cutting),
         "threshold": point.threshold,

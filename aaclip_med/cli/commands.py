@@ -170,6 +170,7 @@ def load_options(options: argparse.Namespace) -> dict[str, Any]:
         "window": _window(options),
         "crop": getattr(options, "crop", None),
         "refinement": options.refinement,
+        "drop_background": options.drop_background,
     }
 
 

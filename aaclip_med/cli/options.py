@@ -26,6 +26,9 @@ def add_model(command: argparse.ArgumentParser) -> None:
     group.add_argument("--fidelity", choices=FIDELITIES, help="only without an adapters file")
     group.add_argument("--refinement", choices=REFINEMENTS, help="what is done to maps and scores (default: as trained)")
     add_hardware(group, "float32", "float32")
+    group.add_argument(
+        "--drop-background", action="store_true", help="patches that are black throughout do not enter the tower (approximate)"
+    )
     group.add_argument("--batch-size", type=int, default=16, metavar="N", help="slices at once (default 16)")
 
 

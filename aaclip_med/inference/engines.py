@@ -10,6 +10,7 @@ import torch
 
 from aaclip_med import __version__
 from aaclip_med.data.writing import prepare_output_folder
+from aaclip_med.errors import InputError
 from aaclip_med.inference.exporting import describe_export, export_network
 from aaclip_med.inference.network import build_network
 from aaclip_med.inference.predictor import Predictor
@@ -23,11 +24,13 @@ def load_engine(predictor: Predictor, folder: str | Path | None = None) -> OnnxE
     ``folder`` None: ``aaclip-med/onnx`` in ``XDG_CACHE_HOME``, else in ``~/.cache``. The first call exports, and takes long.
 
     Raises:
-        InputError: the packages for it are not installed, or the predictor is zero-shot.
+        InputError: the packages for it are not installed, or the predictor is zero-shot or drops background.
         OutputError: the folder cannot be written to.
     """
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = prepare_output_folder(folder or Path(cache) / "aaclip-med" / "onnx")
+    if predictor.drop_background:
+        raise InputError("engine 'onnx' shows the tower every patch; leave --drop-background out, or take the engine 'local'")
     network = build_network(predictor)
     about = (__version__, torch.__version__, predictor.detector.tower_hash, str(predictor.detector.config.to_json()))
     key = hashlib.sha256("|".join([*about, predictor.domain, hash_state(network.state_dict())]).encode()).hexdigest()[:24]

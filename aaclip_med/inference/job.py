@@ -53,6 +53,7 @@ class JobRequest:
     device: str = "auto"
     precision: str = "float32"
     batch_size: int = 16
+    drop_background: bool = False
 
     @classmethod
     def from_json(cls, values: object) -> JobRequest:
@@ -81,6 +82,7 @@ def load_job_predictor(request: JobRequest) -> Predictor:
         device=request.device,
         precision=request.precision,
         batch_size=request.batch_size,
+        drop_background=request.drop_background,
     )
 
 

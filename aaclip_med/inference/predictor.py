@@ -90,7 +90,9 @@ class Predictor:
         domain: Domain = "medical",
         refinement: Refinement = PUBLISHED,
         bank: Sequence[torch.Tensor] | None = None,
+        drop_background: bool = False,
     ) -> None:
+        """``drop_background``: see ``Detector.prepare_inference``."""
         if batch_size < 1:
             raise InputError(f"batch size {batch_size}: take 1 or more")
         self.device = choose_device(device)
@@ -101,6 +103,7 @@ class Predictor:
         self.checkpoint = checkpoint
         self.batch_size = batch_size
         self.domain: Domain = domain
+        self.drop_background = drop_background
         self.engine: OnnxEngine | None = None
         self._prepared = False
         self.refinement = refinement
@@ -133,7 +136,7 @@ class Predictor:
 
     def _open_stream(self) -> SliceStream:
         if self.engine is None and not self._prepared:
-            self.detector.prepare_inference(self.dtype)
+            self.detector.prepare_inference(self.dtype, self.drop_background)
             self._prepared = True
         arithmetic = (self.domain, self.device, self.batch_size, self.engine)
         return SliceStream(self.detector, self.anchors, *arithmetic, self.refinement, self.bank)
@@ -340,6 +343,7 @@ def load_predictor(
     window: Window | None = None,
     crop: bool | None = None,
     refinement: str | Refinement | None = None,
+    drop_background: bool = False,
 ) -> Predictor:
     """A predictor from an adapters file (or ``demo``, ``none``, a released pair); ``preset`` defaults to the file's own.
 
@@ -365,4 +369,5 @@ def load_predictor(
     task = replace(get_preset(name), crop=crop)
     task = replace(task, window=window) if window else task
     refinement = find_refinement(refinement, checkpoint.provenance.get("refinement") if checkpoint else None)
-    return Predictor(detector, task, calibration, checkpoint, device, precision, batch_size, domain, refinement)
+    arithmetic = (device, precision, batch_size, domain)
+    return Predictor(detector, task, calibration, checkpoint, *arithmetic, refinement, None, drop_background)

@@ -28,6 +28,7 @@ def describe_run(predictor: Predictor) -> dict[str, Any]:
         "adapters_hash": checkpoint.digest if checkpoint else None,
         "provenance": checkpoint.provenance if checkpoint else None,
         "device": str(predictor.device),
+        "drop_background": predictor.drop_background,
         "precision": str(predictor.dtype).removeprefix("torch."),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
     }

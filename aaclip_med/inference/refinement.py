@@ -223,6 +223,10 @@ def _compare(
             nearest = torch.matmul(level.float(), bank[number].T).amax(dim=-1)
             log_odds = log_odds + refinement.bank_weight * (1.0 - nearest).view_as(log_odds)
         total = total.to(log_odds.device) + weight * log_odds
+    if features.foreground is not None:
+        foreground = features.foreground.view_as(total)
+        lowest = total.masked_fill(~foreground, torch.inf).amin(dim=(2, 3), keepdim=True)
+        total = torch.where(foreground, total, lowest)
     return total / sum(weights)
 
 

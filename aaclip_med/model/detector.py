@@ -27,10 +27,12 @@ class ImageFeatures(NamedTuple):
     levels: unit-norm patch features, (B, L, E) each, shallow to deep.
     detection: (B, E), the mean over patches of the unit-norm detection projection of the deepest level; in zero-shot mode
         the tower's own unit-norm image embedding.
+    foreground: (B, L) bool, the patches that entered the tower; the others' features are 0. None: all of them did.
     """
 
     levels: list[torch.Tensor]
     detection: torch.Tensor
+    foreground: torch.Tensor | None = None
 
 
 class Detector(Module):
@@ -51,6 +53,7 @@ class Detector(Module):
         self.image_blocks = config.image_adapters if config.image_adapters is not None else vision_depth // 4
         self.text_blocks = config.text_adapters if config.text_adapters is not None else text_depth // 4
         self.tower_hash = ""
+        self.drop_background = False
         if (
             not self.levels
             or list(self.levels) != sorted(set(self.levels))
@@ -75,13 +78,17 @@ class Detector(Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
-    def prepare_inference(self, dtype: torch.dtype) -> Detector:
+    def prepare_inference(self, dtype: torch.dtype, drop_background: bool = False) -> Detector:
         """Run the vision tower in ``dtype`` from here on, without gradients: float32, bf16, fp16, or ``torch.int8``.
 
         To be called once, on the device that it will run on, after the anchors are made. The frozen weights are stored in that
         type; text, layer norms, softmax, similarity and maps stay in float32. int8 is for CPUs: weights and activations of the
         blocks' linear maps have 8 bits, all else is bf16 where the processor has it, else float32.
+
+        drop_background: patches that are black throughout do not enter the tower, and get the lowest score of their image.
+            Faster by the share of such patches, and approximate, since the others do not attend to them any more.
         """
+        self.drop_background = drop_background
         if self.device.type != "cpu" or not has_onednn():
             self.tower.lower_vision("cast", dtype)
         elif dtype == torch.int8:
@@ -98,15 +105,13 @@ class Detector(Module):
             self.tower.lower_vision("cast", dtype)
         return self
 
-    def encode_image(
-        self, images: torch.Tensor, foreground: torch.Tensor | None = None, checkpointing: bool = False
-    ) -> ImageFeatures:
+    def encode_image(self, images: torch.Tensor, checkpointing: bool = False) -> ImageFeatures:
         """Patch features of every level and the detection token of (B, 3, H, W).
 
-        foreground: (B, L) bool; other patches do not enter the tower, and their features are 0. At least one in each image.
         checkpointing: forget what a block computed and compute it again for the gradient.
         """
         tokens = self.tower.embed_images(images).to(self.tower.token_dtype)
+        foreground = find_foreground(images, self.tower.clip.visual.patch_size[0]) if self.drop_background else None
         present, lengths = None, None
         if foreground is not None:
             present = torch.cat([foreground.new_ones(len(foreground), 1), foreground], dim=1)
@@ -144,7 +149,7 @@ class Detector(Module):
                 detection = (detections * foreground.unsqueeze(2)).sum(dim=1) / foreground.sum(dim=1, keepdim=True)
         if foreground is not None:
             levels = [level * foreground.unsqueeze(2) for level in levels]
-        return ImageFeatures(levels, detection)
+        return ImageFeatures(levels, detection, foreground)
 
     def encode_value_image(self, images: torch.Tensor) -> ImageFeatures:
         """Stage 1's view: frozen towers, value-value attention in the deeper blocks, the tower's own projection.
@@ -202,16 +207,11 @@ class Detector(Module):
         return torch.stack(anchors, dim=1)
 
     def forward(
-        self, images: torch.Tensor, anchors: torch.Tensor, domain: Domain = "medical", drop_background: bool = False
+        self, images: torch.Tensor, anchors: torch.Tensor, domain: Domain = "medical"
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Heatmap (B, 1, H, W), the sum over levels, and detection score (B,) of (B, 3, H, W).
-
-        drop_background: patches that are black throughout do not enter the tower, and get the lowest score of their image.
-            Faster by the share of such patches, and approximate, since the others do not attend to them any more.
-        """
-        foreground = find_foreground(images, self.tower.clip.visual.patch_size[0]) if drop_background else None
-        features = self.encode_image(images, foreground)
-        heatmap = sum_levels(features.levels, anchors, self.config.image_size, domain, foreground)
+        """Heatmap (B, 1, H, W), the sum over levels, and detection score (B,) of (B, 3, H, W)."""
+        features = self.encode_image(images)
+        heatmap = sum_levels(features.levels, anchors, self.config.image_size, domain, features.foreground)
         return heatmap, score_detection(features.detection, anchors)
 
     def adapter_state(self) -> dict[str, torch.Tensor]:

@@ -21,29 +21,23 @@ class SurgeryDetector(Detector):
     many classes is taken off the similarities; here the layers stay, and nothing is taken off.
     """
 
-    def prepare_inference(self, dtype: torch.dtype) -> SurgeryDetector:
+    def prepare_inference(self, dtype: torch.dtype, drop_background: bool = False) -> SurgeryDetector:
         """As ``Detector.prepare_inference``; the blocks stay as they are, or become a copy of type ``dtype``.
 
         Raises:
-            InputError: int8, which has no value-value attention.
+            InputError: int8, which has no value-value attention, or dropped background, which it cannot do without.
         """
+        if drop_background:
+            raise InputError("value-value attention needs every patch; leave the background in")
         if dtype == torch.int8:
             raise InputError("value-value attention does not run in int8; take another precision")
         if dtype != torch.float32:
             self.tower.lower_vision("cast", dtype)
         return self
 
-    def encode_image(
-        self, images: torch.Tensor, foreground: torch.Tensor | None = None, checkpointing: bool = False
-    ) -> ImageFeatures:
-        """As ``Detector.encode_image``; ``checkpointing`` means nothing here.
-
-        Raises:
-            InputError: a foreground is given.
-        """
+    def encode_image(self, images: torch.Tensor, checkpointing: bool = False) -> ImageFeatures:
+        """As ``Detector.encode_image``; ``checkpointing`` means nothing here."""
         del checkpointing
-        if foreground is not None:
-            raise InputError("value-value attention needs every patch; leave the foreground out")
         trunk, embedding = self.encode_trunk(images)
         return ImageFeatures(self.tap_values(trunk), embedding)
 
