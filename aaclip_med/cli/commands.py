@@ -55,26 +55,6 @@ def run_montage(options: argparse.Namespace) -> int:
     return 0
 
 
-def run_calibrate(options: argparse.Namespace) -> int:
-    """Calibration, stored."""
-    from aaclip_med.inference.calibrating import agree_scale, calibrate, store_calibration
-    from aaclip_med.model.checkpoint import find_checkpoint
-
-    cases = read_split(options)
-    path = options.out or (None if options.adapters in ("demo", "none") else find_checkpoint(options.adapters, options.preset))
-    if path is None:
-        raise InputError(f"adapters '{options.adapters}' cannot be written to; say where with --out FILE")
-    prepare_output_folder(Path(path).absolute().parent)
-    predictor = load(options)
-    cutting = make_cutting(options)
-    calibration = calibrate(cases, predictor, track, cutting, options.minimum_ml)
-    store_calibration(predictor, calibration, path, agree_scale(cases, predictor, cutting), options.adapters)
-    print(f"calibrated on {calibration.n_volumes} normal volumes, {calibration.n_voxels:,} voxels: {path}")
-    if calibration.caveat:
-        print(f"note: {calibration.caveat}")
-    return 0
-
-
 def run_index(options: argparse.Namespace) -> int:
     """Index files."""
     if options.action == "import":

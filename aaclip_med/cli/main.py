@@ -12,9 +12,10 @@ from typing import TypeAlias
 from aaclip_med import __version__
 from aaclip_med.cli.ablating import add_ablate
 from aaclip_med.cli.benchmarking import add_convert, add_index_import
+from aaclip_med.cli.calibrating import add_calibrate
 from aaclip_med.cli.evaluating import add_evaluate
 from aaclip_med.cli.exporting import add_export, add_pack
-from aaclip_med.cli.options import FIDELITIES, REFINEMENTS, add_cutting, add_hardware, add_model, add_split
+from aaclip_med.cli.options import FIDELITIES, REFINEMENTS, add_hardware, add_split
 from aaclip_med.cli.protocols import add_protocol
 from aaclip_med.cli.scoring import add_score
 from aaclip_med.cli.serving import add_serve
@@ -27,6 +28,7 @@ SOME_FAILED = 3
 INTERRUPTED = 130
 ROOMS = {
     "score": "scoring",
+    "calibrate": "calibrating",
     "evaluate": "evaluating",
     "protocol": "protocols",
     "convert": "benchmarking",
@@ -53,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_montage(commands)
     add_synthesise(commands)
-    _add_calibrate(commands)
+    add_calibrate(commands)
     add_evaluate(commands)
     add_ablate(commands)
     add_protocol(commands)
@@ -115,20 +117,6 @@ def _add_montage(commands: Commands) -> None:
     command.add_argument("--out", required=True, metavar="PNG")
     command.add_argument("--count", type=int, default=12, metavar="N", help="slices shown (default 12)")
     command.add_argument("--seed", type=int, default=0)
-
-
-def _add_calibrate(commands: Commands) -> None:
-    command = commands.add_parser("calibrate", help="learn from normal cases what is usual; stored in the adapters file")
-    command.add_argument(
-        "--index", required=True, metavar="JSONL", help="its normal rows are used; none may have been trained on"
-    )
-    add_split(command)
-    add_cutting(command)
-    command.add_argument(
-        "--minimum-ml", type=float, default=0.0, metavar="ML", help="smallest candidate that operating points count (default 0)"
-    )
-    command.add_argument("--out", metavar="FILE", help="default: the adapters file itself")
-    add_model(command)
 
 
 def _add_index(commands: Commands) -> None:

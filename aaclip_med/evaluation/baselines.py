@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -54,7 +54,7 @@ class NormalMean:
 
 
 def strip_adapters(predictor: Predictor) -> Predictor:
-    """The same tower, untrained: zero-shot, without adapters or calibration."""
+    """The same tower, untrained: zero-shot, without adapters, calibration, or the level weights and the bank of the trained."""
     detector = Detector(predictor.detector.config, predictor.detector.tower, adapted=False)
     detector.tower_hash = predictor.detector.tower_hash
     precision = {"torch.bfloat16": "bf16", "torch.float16": "fp16", "torch.int8": "int8"}.get(str(predictor.dtype), "float32")
@@ -65,7 +65,7 @@ def strip_adapters(predictor: Predictor) -> Predictor:
         precision=precision,
         batch_size=predictor.batch_size,
         domain=predictor.domain,
-        refinement=predictor.refinement,
+        refinement=replace(predictor.refinement, level_weights=None, bank_weight=0.0),
     )
 
 

@@ -19,8 +19,8 @@ Array = np.ndarray[Any, Any]
 FEW_PATIENTS = 10
 """With fewer patients than this, intervals are called doubtful.
 
-A percentile interval of the mean of n normal values holds the truth about as often as a t variable of n - 1 degrees of freedom lies
-within 1.96 sqrt((n - 1) / n): 90.4 % of the time for 10 of them, 89.8 % for 9, 85 % for 5, 75 % for 3, and not 95 %.
+A percentile interval of the mean of n normal values holds the truth about as often as a t variable of n - 1 degrees of freedom
+lies within 1.96 sqrt((n - 1) / n): 90.4 % of the time for 10 of them, 89.8 % for 9, 85 % for 5, 75 % for 3, and not 95 %.
 """
 ONE_PATIENT = "all cases are of one patient, and intervals draw patients"
 FEW_DRAWS = "fewer than half of the draws of patients have this figure"

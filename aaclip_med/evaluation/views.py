@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +13,9 @@ import torch
 from aaclip_med.data.index import Case
 from aaclip_med.data.slices import CutCase, cut_case, read_organ
 from aaclip_med.errors import AaclipError, InputError
-from aaclip_med.inference.cutting import Cutting
+from aaclip_med.inference.cutting import Cutting, adapt_case
 from aaclip_med.inference.predictor import ALL_PLANES, Predictor, Prepared, thin
 from aaclip_med.model.preprocess import resize_masks, resize_slices
-from aaclip_med.presets import PlaneName
 from aaclip_med.scoring.metrics import require_no_nan
 
 Array = np.ndarray[Any, Any]
@@ -52,21 +51,6 @@ class View:
             for axis, length in ((1, height), (2, width))
         )
         return np.stack([np.asarray(self.numbers)[places[:, 0]], rows, columns], axis=1)
-
-
-def adapt_case(case: Case, predictor: Predictor, cutting: Cutting) -> Case:
-    """A row as the command's options change it: plane, slices, organ; the window where it is of the predictor's preset.
-
-    Raises:
-        InputError: the folder of organ masks has none for it.
-    """
-    return replace(
-        case,
-        plane=case.plane if cutting.plane in (None, ALL_PLANES) else cast("PlaneName", cutting.plane),
-        slices=cutting.slices or case.slices,
-        organ_path=cutting.find_organ(case.name) or case.organ_path,
-        preset=None if case.preset == predictor.preset.name else case.preset,
-    )
 
 
 def score_cases(cases: Iterable[Case], predictor: Predictor, cutting: Cutting) -> Iterator[tuple[Case, View | AaclipError]]:

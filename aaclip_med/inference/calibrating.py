@@ -101,13 +101,33 @@ def agree_scale(cases: Sequence[Case], predictor: Predictor, cutting: Cutting) -
     return scales[0]
 
 
+def keep_apart(cases: Sequence[Case], lessons: Sequence[Case]) -> None:
+    """Refuse cases that were learned from: they score lower than others, and p-values of others would be too small.
+
+    Raises:
+        InputError: one of ``cases`` is among ``lessons``, or its patient is.
+    """
+    paths, patients = {case.image_path.resolve() for case in lessons}, {case.patient for case in lessons} - {None}
+    for case in cases:
+        if case.image_path.resolve() in paths or case.patient in patients:
+            raise InputError(
+                f"{case.image_path}: it or its patient is in two of calibration, bank and level weights; take other patients "
+                "for each"
+            )
+
+
 def store_calibration(
-    predictor: Predictor, calibration: Calibration, path: str | Path, scale: dict[str, Any], source: str | Path | None = None
+    predictor: Predictor,
+    calibration: Calibration,
+    path: str | Path,
+    scale: dict[str, Any],
+    source: str | Path | None = None,
+    lessons: dict[str, Any] | None = None,
 ) -> None:
-    """Write the predictor's checkpoint with ``calibration`` to ``path``, whole or not at all.
+    """Write the predictor's checkpoint with ``calibration``, its refinement and its bank to ``path``, whole or not at all.
 
     ``scale``: what the cases scored with it must share (``agree_scale``). ``source``: the adapters file it was read from;
-    weights that lie beside it are named as seen from ``path``.
+    weights that lie beside it are named as seen from ``path``. ``lessons``: what the provenance says of bank and level weights.
 
     Raises:
         InputError: the predictor comes from no adapters file of ours.
@@ -115,9 +135,16 @@ def store_calibration(
     """
     if predictor.checkpoint is None:
         raise InputError("only an aaclip-med adapters file can hold a calibration; train one or convert the released pair")
-    provenance = {**predictor.checkpoint.provenance, "calibration": scale}
+    provenance = {
+        **predictor.checkpoint.provenance,
+        **(lessons or {}),
+        "calibration": scale,
+        "refinement": predictor.refinement.to_json(),
+    }
+    bank = predictor.bank or predictor.checkpoint.bank
     config = rename_weights(predictor.checkpoint.config, source, path)
     about: dict[str, Any] = {"config": config, "calibration": calibration.to_json(), "provenance": provenance}
+    about["bank"] = tuple(bank) if bank else None
     content = replace(predictor.checkpoint, **about).to_bytes()
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from aaclip_med.data.index import Case
+from aaclip_med.data.slices import CutCase, cut_case
 from aaclip_med.data.volumes import ENDINGS
 from aaclip_med.errors import InputError
-from aaclip_med.inference.predictor import Predictor
+from aaclip_med.inference.predictor import ALL_PLANES, THREE_PLANES, Predictor
 from aaclip_med.inference.refinement import PUBLISHED, Refinement
-from aaclip_med.presets import Preset
+from aaclip_med.presets import PlaneName, Preset
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,32 @@ class Cutting:
         if not found:
             raise InputError(f"{name}: no organ mask {name}.nii.gz in {self.masks}; name it as the case")
         return found[0]
+
+
+def adapt_case(case: Case, predictor: Predictor, cutting: Cutting) -> Case:
+    """A row as the command's options change it: plane, slices, organ; the window where it is of the predictor's preset.
+
+    Raises:
+        InputError: the folder of organ masks has none for it.
+    """
+    return replace(
+        case,
+        plane=case.plane if cutting.plane in (None, ALL_PLANES) else cast("PlaneName", cutting.plane),
+        slices=cutting.slices or case.slices,
+        organ_path=cutting.find_organ(case.name) or case.organ_path,
+        preset=None if case.preset == predictor.preset.name else case.preset,
+    )
+
+
+def cut_planes(case: Case, predictor: Predictor, cutting: Cutting) -> list[CutCase]:
+    """A row as ``adapt_case`` gives it, read and cut, with its mask; of all planes, where they are asked for, each.
+
+    Raises:
+        InputError: an image or mask cannot be used.
+    """
+    adapted = adapt_case(case, predictor, cutting)
+    planes = THREE_PLANES if cutting.plane == ALL_PLANES else (adapted.plane,)
+    return [cut_case(replace(adapted, plane=cast("PlaneName | None", plane)), predictor.preset) for plane in planes]
 
 
 def describe_scale(preset: Preset, plane: str | None, within_organ: bool, refinement: Refinement = PUBLISHED) -> dict[str, Any]:

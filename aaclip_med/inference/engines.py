@@ -32,8 +32,10 @@ def load_engine(predictor: Predictor, folder: str | Path | None = None) -> OnnxE
     if predictor.drop_background:
         raise InputError("engine 'onnx' shows the tower every patch; leave --drop-background out, or take the engine 'local'")
     network = build_network(predictor)
-    about = (__version__, torch.__version__, predictor.detector.tower_hash, str(predictor.detector.config.to_json()))
-    key = hashlib.sha256("|".join([*about, predictor.domain, hash_state(network.state_dict())]).encode()).hexdigest()[:24]
+    settings = (predictor.detector.config.to_json(), predictor.refinement.to_json(), predictor.domain)
+    tensors = network.state_dict() | {f"bank.{number}": level for number, level in enumerate(predictor.bank or ())}
+    about = (__version__, torch.__version__, predictor.detector.tower_hash, *map(str, settings), hash_state(tensors))
+    key = hashlib.sha256("|".join(about).encode()).hexdigest()[:24]
     path = folder / f"{key}.onnx"
     if not path.is_file():
         export_network(network, "onnx", path, describe_export(predictor))

@@ -36,25 +36,35 @@ def describe_finish(refinement: Refinement, domain: Domain = "medical") -> Finis
     """What a network does to the patches' log odds.
 
     Raises:
-        InputError: the refinement takes more than one look at a slice, or weighs levels.
+        InputError: the refinement takes more than one look at a slice.
     """
-    if replace(refinement, reach=0.0, sigma=None, sharpen=0, foreground=False) != PUBLISHED:
-        raise InputError("a network takes one look at a slice: blur, sharpening and foreground are all the refinement it knows")
-    return Finish(*refinement.choose_blur(domain), refinement.sharpen, refinement.foreground)
+    rest = replace(refinement, reach=0.0, sigma=None, sharpen=0, foreground=False, level_weights=None, bank_weight=0.0)
+    if rest != PUBLISHED:
+        raise InputError(
+            "a network takes one look at a slice: blur, sharpening, foreground, level weights and a bank are all the "
+            "refinement it knows"
+        )
+    return Finish(
+        *refinement.choose_blur(domain),
+        refinement.sharpen,
+        refinement.foreground,
+        refinement.level_weights or (),
+        refinement.bank_weight,
+    )
 
 
 def build_network(predictor: Predictor) -> HeatmapNetwork:
     """What ``predictor`` computes for a picture, as one network on its device, in evaluation mode.
 
     Raises:
-        InputError: maps are refined by more than blur, sharpening and foreground, or were calibrated with other refinements.
+        InputError: maps are refined by what takes several looks at a slice, or were calibrated with other refinements.
     """
     made = predictor.checkpoint.provenance.get("calibration") if predictor.checkpoint else None
     if predictor.calibration is not None and made and made.get("refinement", {}) != predictor.refinement.to_json():
         raise InputError("these adapters were calibrated with another refinement; load them with that, or calibrate again")
     scale = sample_scale(predictor.calibration)
     finish = describe_finish(predictor.refinement, predictor.domain)
-    network = HeatmapNetwork(predictor.detector, predictor.anchors, scale, finish)
+    network = HeatmapNetwork(predictor.detector, predictor.anchors, scale, finish, predictor.bank)
     return network.to(predictor.device).eval()
 
 

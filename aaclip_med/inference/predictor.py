@@ -106,10 +106,28 @@ class Predictor:
         self.drop_background = drop_background
         self.engine: OnnxEngine | None = None
         self._prepared = False
-        self.refinement = refinement
-        self.bank = [level.to(self.device) for level in bank] if bank is not None else None
+        self.refine(refinement, bank)
         with torch.no_grad(), _one_thread():
             self.anchors = self.detector.encode_noun(preset.noun_for(detector.config.fidelity.name)).float()
+
+    def refine(self, refinement: Refinement, bank: Sequence[torch.Tensor] | None = None) -> None:
+        """Score with ``refinement`` from now on; ``bank``: of each level the unit features (N, E) of normal patches.
+
+        Raises:
+            InputError: the refinement weighs a bank, and there is none or one of another detector.
+        """
+        levels = len(self.detector.levels)
+        if refinement.bank_weight and bank is None:
+            raise InputError(
+                f"bank_weight {refinement.bank_weight:g}: these adapters hold no bank of normal patches; make one with "
+                "aaclip-med calibrate --bank"
+            )
+        if bank is not None and len(bank) != levels:
+            raise InputError(
+                f"the bank of normal patches is of {len(bank)} levels, and the detector has {levels}; make another"
+            )
+        self.refinement = refinement
+        self.bank = [level.to(self.device, torch.float32) for level in bank] if bank is not None else None
 
     @property
     def is_demo(self) -> bool:
@@ -127,7 +145,7 @@ class Predictor:
         return choose_side(height, width, self.detector.config.image_size, self.refinement.zoom)
 
     def place_slices(self, cut: CutCase, numbers: Sequence[int]) -> Array:
-        """Where slices ``numbers`` of a case lie along their normal, (S,), in patches: a patch is as wide as it is in a slice."""
+        """Where slices ``numbers`` of a case lie along their normal, (S,), in patches, which are as wide as in a slice."""
         row_mm, column_mm, slice_mm = cut.plan.pixel_spacing(cut.volume.spacing)
         height, width = cut.images.shape[1:3]
         rows, columns = self.detector.tower.grid
@@ -343,12 +361,13 @@ def load_predictor(
     window: Window | None = None,
     crop: bool | None = None,
     refinement: str | Refinement | None = None,
+    bank: Sequence[torch.Tensor] | None = None,
     drop_background: bool = False,
 ) -> Predictor:
     """A predictor from an adapters file (or ``demo``, ``none``, a released pair); ``preset`` defaults to the file's own.
 
     ``window`` takes the place of the preset's; ``crop`` and ``refinement`` (by name or whole) default to what the adapters were
-    trained with.
+    trained with, ``bank`` to the file's own.
 
     Raises:
         InputError, WeightsError, CheckpointError: as ``build_detector``; InputError also where no preset is known.
@@ -369,5 +388,6 @@ def load_predictor(
     task = replace(get_preset(name), crop=crop)
     task = replace(task, window=window) if window else task
     refinement = find_refinement(refinement, checkpoint.provenance.get("refinement") if checkpoint else None)
+    bank = checkpoint.bank if bank is None and checkpoint else bank
     arithmetic = (device, precision, batch_size, domain)
-    return Predictor(detector, task, calibration, checkpoint, *arithmetic, refinement, None, drop_background)
+    return Predictor(detector, task, calibration, checkpoint, *arithmetic, refinement, bank, drop_background)

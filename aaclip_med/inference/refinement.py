@@ -34,8 +34,8 @@ class Refinement:
     """The defaults are the published scoring.
 
     pool_share: a slice's score is the mean of this share of its map's highest pixels; 0: the maximum.
-    reach: sigma, in patches, of a Gaussian along a volume's slices that smooths their scores: a lesion goes through several, and
-        noise does not; 0: each slice by itself.
+    reach: sigma, in patches, of a Gaussian along a volume's slices that smooths their scores: a lesion goes through several,
+        and noise does not; 0: each slice by itself.
     detection_weight: log odds added to a slice's score for a detection token that is wholly "abnormal" (cosine 1).
     flips: the maps of a slice and of its mirror image are averaged.
     shifts: the patches are laid n times along each axis, each time a part of a patch further, and the maps interleaved: n times

@@ -24,6 +24,7 @@ from aaclip_med.presets import PRESETS
 FORMAT = "aaclip-med/1"
 DEMO = "demo"
 ZERO_SHOT = "none"
+BANK = "bank."
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Checkpoint:
     tower_hash: SHA-256 of the tower's weights the adapters were trained on; empty where unknown (the released files).
     calibration: what ``aaclip-med calibrate`` stored, plain data; None before.
     provenance: how the adapters came to be (command, figures); ``demo`` True marks a demonstration.
+    bank: of each level the unit features (N, E) of normal patches, float16; None: there is none.
     """
 
     config: DetectorConfig
@@ -43,6 +45,7 @@ class Checkpoint:
     calibration: dict[str, Any] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     version: str = __version__
+    bank: tuple[torch.Tensor, ...] | None = None
 
     @property
     def is_demo(self) -> bool:
@@ -65,7 +68,8 @@ class Checkpoint:
             "calibration": self.calibration,
             "provenance": self.provenance,
         }
-        return save(self.tensors, metadata={"aaclip_med": json.dumps(about)})
+        bank = {f"{BANK}{number}": level.cpu().half().contiguous() for number, level in enumerate(self.bank or ())}
+        return save(self.tensors | bank, metadata={"aaclip_med": json.dumps(about)})
 
 
 def find_checkpoint(adapters: str | Path, preset: str | None) -> Path:
@@ -109,9 +113,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
         wrong = [name for name, form in forms.items() if not isinstance(about[name], form)]
         if wrong:
             raise CheckpointError(f"{path}: damaged, its {wrong[0]} has a wrong form; make or copy it again")
+        levels = sorted((name for name in tensors if name.startswith(BANK)), key=lambda name: int(name.removeprefix(BANK)))
+        bank = tuple(tensors.pop(name) for name in levels)
         return Checkpoint(
             config=DetectorConfig.from_json(about["config"]),
             tensors=tensors,
+            bank=bank or None,
             tower_hash=about["tower_hash"],
             preset=about["preset"],
             calibration=about["calibration"],

@@ -32,23 +32,41 @@ class Scale(NamedTuple):
 
 class Finish(NamedTuple):
     """What is done to the patches' log odds: blur (kernel size, sigma in patches; 0: none), sharpening (radius in pixels; 0:
-    none), and whether the background is left out.
+    none), whether the background is left out, what levels weigh (none: all the same), and what is added for a patch that has
+    nothing in common with a bank of normal ones.
     """
 
     kernel_size: int
     sigma: float
     sharpen: int
     foreground: bool
+    level_weights: Sequence[float] = ()
+    bank_weight: float = 0.0
 
 
 PUBLISHED_FINISH = Finish(*BLUR["medical"], 0, False)
 
 
 class Block(nn.Module):
-    """A tower's block and what follows it: the adapter's share, and a level's projection. Identity where there is none."""
+    """A tower's block and what follows it: the adapter's share, and a level's projection. Identity where there is none.
 
-    def __init__(self, block: nn.Module, adapter: nn.Module | None, share: float, projection: nn.Module | None) -> None:
+    weight: the level's, of weights whose mean is 1. bank: unit features (N, E) of normal patches; none: (0, 1).
+    """
+
+    bank: torch.Tensor
+
+    def __init__(
+        self,
+        block: nn.Module,
+        adapter: nn.Module | None,
+        share: float,
+        projection: nn.Module | None,
+        weight: float = 1.0,
+        bank: torch.Tensor | None = None,
+    ) -> None:
         super().__init__()
+        self.weight = weight
+        self.register_buffer("bank", torch.zeros(0, 1) if bank is None else bank.detach().clone().float(), persistent=False)
         self.block = block
         self.adapter = adapter if adapter is not None else nn.Identity()
         self.adapted = adapter is not None
@@ -80,7 +98,15 @@ class HeatmapNetwork(nn.Module):
     scale_log_odds: torch.Tensor
     scale_heat: torch.Tensor
 
-    def __init__(self, detector: Detector, anchors: torch.Tensor, scale: Scale, finish: Finish = PUBLISHED_FINISH) -> None:
+    def __init__(
+        self,
+        detector: Detector,
+        anchors: torch.Tensor,
+        scale: Scale,
+        finish: Finish = PUBLISHED_FINISH,
+        bank: Sequence[torch.Tensor] | None = None,
+    ) -> None:
+        """``bank``: of each level the unit features (N, E) of normal patches, where the finish weighs it."""
         super().__init__()
         if not detector.adapted:
             raise InputError("a zero-shot detector (adapters 'none') has no adapters to export")
@@ -90,7 +116,11 @@ class HeatmapNetwork(nn.Module):
         adapters, levels = detector.image_adapter, detector.levels
         self.limit = LOG_ODDS_LIMIT
         self.size: int = detector.config.image_size
-        self.kernel_size, self.sigma, self.sharpen, self.foreground = finish
+        self.kernel_size, self.sigma, self.sharpen, self.foreground = finish[:4]
+        self.bank_weight = finish.bank_weight
+        weights = finish.level_weights or (1.0,) * len(levels)
+        if len(weights) != len(levels):
+            raise InputError(f"{len(weights)} level_weights do not suit {len(levels)} levels")
         self.conv1, self.ln_pre, self.ln_post = visual.conv1, visual.ln_pre, visual.ln_post
         self.class_embedding, self.positional_embedding = visual.class_embedding, visual.positional_embedding
         self.det_proj = adapters.det_proj
@@ -99,7 +129,15 @@ class HeatmapNetwork(nn.Module):
                 block,
                 adapters.layer_adapters[number - 1] if number <= detector.image_blocks else None,
                 detector.config.image_mix,
-                adapters.seg_proj[levels.index(number)] if number in levels else None,
+                *(
+                    (
+                        adapters.seg_proj[levels.index(number)],
+                        weights[levels.index(number)] * len(levels) / sum(weights),
+                        bank[levels.index(number)] if bank is not None and finish.bank_weight else None,
+                    )
+                    if number in levels
+                    else (None,)
+                ),
             )
             for number, block in enumerate(detector.tower.vision_blocks[: levels[-1]], start=1)
         )
@@ -131,8 +169,13 @@ class HeatmapNetwork(nn.Module):
             if step.tapped:
                 normed = self.ln_post(tokens[:, 1:])
                 projected = step.projection(normed)  # type: ignore[operator]
-                logits = compare_patches(functional.normalize(projected, dim=-1).float(), self.anchors)
-                scores.append(logits[:, 1:] - logits[:, :1])
+                features = functional.normalize(projected, dim=-1).float()
+                logits = compare_patches(features, self.anchors)
+                odds = logits[:, 1:] - logits[:, :1]
+                if self.bank_weight != 0.0:
+                    nearest = torch.matmul(features, step.bank.transpose(0, 1)).amax(dim=-1)  # type: ignore[operator]
+                    odds = odds + self.bank_weight * (1.0 - nearest).view_as(odds)
+                scores.append(step.weight * odds)  # type: ignore[operator]
                 detection = functional.normalize(self.det_proj(normed), dim=-1).mean(dim=1)
         patch_odds = torch.stack(scores).mean(dim=0)
         if self.sigma > 0.0:
