@@ -11,14 +11,18 @@ from aaclip_med.presets import PRESETS
 
 def add_ablate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``ablate`` to the commands of ``aaclip-med``."""
-    command = commands.add_parser("ablate", help="one table of what each part of method and scoring is worth")
+    command = commands.add_parser(
+        "ablate", help="one table of what each part of method and scoring is worth; run it again to go on after a crash"
+    )
     command.add_argument("--index", required=True, metavar="JSONL", help="test rows are scored, all others trained on")
     command.add_argument("--preset", choices=PRESETS, required=True)
     command.add_argument("--out", required=True, metavar="DIR", help="gets ablation.csv, ablation.md and the training runs")
     command.add_argument("--backbone", default="tiny", help="an open_clip ViT (default tiny)")
     command.add_argument("--weights", help="an open_clip tag or a file (default: the backbone's own)")
     command.add_argument("--image-size", type=int, metavar="PIXELS", help="default: the tower's own")
-    command.add_argument("--only", choices=("method", "scoring"), help="the trained variants alone, or the scored ones")
+    chosen = command.add_mutually_exclusive_group()
+    chosen.add_argument("--only", choices=("method", "scoring"), help="the trained variants alone, or the scored ones")
+    chosen.add_argument("--variants", nargs="+", metavar="NAME", help="these rows alone, by their names in the table")
     command.add_argument("--no-augmentation", action="store_true")
     command.add_argument("--image-epochs", type=int, metavar="N", help="of stage 2 (default: the recipe's)")
     command.add_argument("--quick", action="store_true", help="an epoch a stage: to see that it runs")
@@ -28,7 +32,8 @@ def add_ablate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run_ablate(options: argparse.Namespace) -> int:
     """Train, score, write and print the table."""
     from aaclip_med.data.writing import prepare_output_folder
-    from aaclip_med.evaluation.ablation import METHOD, SCORING, ablate
+    from aaclip_med.evaluation.ablation import ablate
+    from aaclip_med.evaluation.variants import METHOD, SCORING, choose_variants
     from aaclip_med.training.bundle import train
 
     out = prepare_output_folder(options.out)
@@ -37,7 +42,8 @@ def run_ablate(options: argparse.Namespace) -> int:
     shared |= {name: value for name in names if (value := getattr(options, name)) is not None}
     if options.quick:
         shared |= {"text_epochs": 1, "image_epochs": 1}
-    variants = {"method": METHOD, "scoring": (METHOD[0], *SCORING), None: (*METHOD, *SCORING)}[options.only]
+    parts = {"method": METHOD, "scoring": (METHOD[0], *SCORING), None: (*METHOD, *SCORING)}
+    variants = choose_variants(options.variants) if options.variants else parts[options.only]
     ablate(options.index, options.preset, out, train, options.backbone, shared, variants, _say)
     print((out / "ablation.md").read_text(encoding="utf-8"), end="")
     return 0

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import csv
+import hashlib
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from aaclip_med import __version__
 from aaclip_med.data.index import Case, read_index
 from aaclip_med.data.slices import CutCase, cut_case
-from aaclip_med.data.writing import atomic_path
 from aaclip_med.errors import InputError
+from aaclip_med.evaluation.ablation_table import AblationTable, Row
 from aaclip_med.evaluation.anchors import draw_anchors, embed_prompts
+from aaclip_med.evaluation.variants import METHOD, SCORING, Variant
 from aaclip_med.inference.bank import collect_bank
+from aaclip_med.inference.levels import learn_levels
 from aaclip_med.inference.predictor import ALL_PLANES, Predictor, Prepared, load_predictor
-from aaclip_med.inference.refinement import BEST, PUBLISHED, Refinement
+from aaclip_med.inference.refinement import PUBLISHED
 from aaclip_med.model.build import build_detector
 from aaclip_med.presets import get_preset
 from aaclip_med.scoring.curve import BinnedCurve
@@ -30,75 +35,12 @@ Say = Callable[[str], None]
 
 TOP = 0.01
 """The share of a slice's pixels that its intensity is averaged over, for the baseline."""
-COLUMNS = ("group", "variant", "pixel_auroc", "body_auroc", "slice_auroc")
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One row. training: what differs in training, by the names of the bundle's configuration; empty: the first row's adapters.
-
-    refinement: None: the one stored by training. bank: whether normal patches of the training rows go with it.
-    """
-
-    group: str
-    name: str
-    training: dict[str, Any] = field(default_factory=dict)
-    refinement: Refinement | None = None
-    plane: str | None = None
-    bank: bool = False
-
-
-@dataclass(frozen=True)
-class Row:
-    """A variant's figures, as fractions; NaN where the test rows have one class only.
-
-    pixel: all pixels of the scored slices, on the scan's own grid. body: those above 0 under the window. slices: by their
-    scores.
-    """
-
-    group: str
-    name: str
-    pixel: float
-    body: float
-    slices: float
-
-
-METHOD = (
-    Variant("method", "as trained by default"),
-    Variant("method", "no image adapters (projections alone)", {"detector::image_adapters": 0}),
-    Variant("method", "image adapters not residual", {"detector::image_mix": 1.0}),
-    Variant("method", "no text adapters (their projection alone)", {"detector::text_adapters": 0}),
-    Variant("method", "stage 1 left out", {"text_learning_rate": 0.0}),
-    Variant("method", "no disentangling", {"orthogonality_weight": 0.0}),
-    Variant("method", "deepest level alone", {"detector::levels": "deepest"}),
-    Variant("method", "no augmentation", {"augment": False}),
-    Variant("fidelity", "activation quick_gelu", {"activation": "quick_gelu"}),
-    Variant("fidelity", "stage 1 on all levels", {"stage_one_levels": "all"}),
-    Variant("fidelity", "stage 1 attends across positions", {"value_attention": "across_positions"}),
-    Variant("fidelity", "paper: all three, and its noun", {"fidelity": "paper"}),
+ANCHORS = "anchors.png"
+BASELINES = (
+    "intensity (slices: its top 1 %)",
+    "distance from the normal mean (slices: its top 1 %)",
+    "untrained detector",
 )
-"""Each needs a training of its own."""
-
-SCORING = (
-    Variant("scoring", "published", refinement=PUBLISHED),
-    Variant("scoring", "pooled over the top 0.2 %", refinement=Refinement(pool_share=0.002)),
-    Variant("scoring", "pooled over the top 1 %", refinement=Refinement(pool_share=0.01)),
-    Variant("scoring", "with the detection head", refinement=Refinement(detection_weight=10.0)),
-    Variant("scoring", "flips averaged", refinement=Refinement(flips=True)),
-    Variant("scoring", "less blur", refinement=Refinement(sigma=0.4)),
-    Variant("scoring", "patches laid twice", refinement=Refinement(shifts=2)),
-    Variant("scoring", "enlarged, in tiles", refinement=Refinement(zoom=2.5)),
-    Variant("scoring", "sharpened", refinement=Refinement(sharpen=5)),
-    Variant("scoring", "foreground alone", refinement=Refinement(foreground=True)),
-    Variant("scoring", "bank of normal patches", refinement=Refinement(bank_weight=10.0), bank=True),
-    Variant("scoring", "three planes", refinement=PUBLISHED, plane=ALL_PLANES),
-    Variant("scoring", "best", refinement=BEST),
-    Variant("scoring", "best, flips averaged", refinement=replace(BEST, flips=True)),
-    Variant("scoring", "best, patches laid twice", refinement=replace(BEST, shifts=2)),
-    Variant("scoring", "best, with a bank", refinement=replace(BEST, bank_weight=10.0), bank=True),
-    Variant("scoring", "best, three planes", refinement=BEST, plane=ALL_PLANES),
-)
-"""Of the first row's adapters."""
 
 
 def ablate(
@@ -111,14 +53,16 @@ def ablate(
     variants: Sequence[Variant] = (*METHOD, *SCORING),
     say: Say = print,
 ) -> list[Row]:
-    """Train and score every variant; writes ``ablation.csv``, ``ablation.md`` and ``anchors.png`` into ``out``
-    as they come.
+    """Train and score every variant; writes ``ablation.csv``, ``ablation.md``, ``ablation.json`` and ``anchors.png`` into
+    ``out`` as they come.
 
-    Rows of split ``test`` are scored, all others are trained on. ``train`` runs the bundle with overrides and returns the
-    adapters file; ``shared``: overrides for every variant.
+    Rows of split ``test`` are scored, all others are trained on. Rows and trainings that an earlier run left in ``out`` are
+    kept. A variant that these cases cannot have is left out, and told. ``train`` runs the bundle with overrides and returns
+    the adapters file; ``shared``: overrides for every variant.
 
     Raises:
-        InputError: there is no test row, or none to train on, or what ``train`` raises.
+        InputError: there is no test row, or none to train on, ``out`` holds an ablation with other settings, or what ``train``
+            raises.
     """
     cases = read_index(index)
     test = [case for case in cases if case.split == "test"]
@@ -126,33 +70,59 @@ def ablate(
     if not test or not known:
         raise InputError(f"{index}: an ablation needs rows of split 'test' and others to train on; see aaclip-med index split")
     folder = Path(out)
+    digest = hashlib.sha256(Path(index).read_bytes()).hexdigest()
+    settings = {"version": __version__, "index": digest, "preset": preset, "backbone": backbone, **(shared or {})}
+    table = AblationTable(folder, settings, [*BASELINES, *(variant.name for variant in (*METHOD, *SCORING))])
     common = {"preset": preset, "index": str(index), "backbone": backbone, "cache_dir": str(folder / "cache"), **(shared or {})}
-    say("baselines")
-    rows = judge_baselines(known, test, preset, backbone, common)
-    adapters: Path | None = None
-    bank: list[Any] | None = None
+
+    def find_adapters(variant: Variant) -> Path:
+        run = folder / f"run_{re.sub('[^a-z0-9]+', '_', variant.name).strip('_')}"
+        path = run / "adapters.safetensors"
+        if path.is_file():
+            return path
+        return train(common | _settle(variant.training, backbone) | {"output_dir": str(run)})
+
+    if not set(BASELINES) <= table.rows.keys():
+        say("baselines")
+        table.add(*judge_baselines(known, test, preset, backbone, common))
+    bank: tuple[torch.Tensor, ...] | None = None
     for number, variant in enumerate(variants):
+        if variant.name in table.rows:
+            continue
         say(f"{number + 1} of {len(variants)}: {variant.name}")
-        path = adapters
-        if variant.training or path is None:
-            path = train(common | _settle(variant.training, backbone) | {"output_dir": str(folder / f"run_{number}")})
-            if adapters is None:
-                adapters = path
-                _draw_organs(path, backbone, common, folder)
-        predictor = load_predictor(path, refinement=variant.refinement)
-        if variant.bank:
-            bank = bank or collect_bank(known, predictor)
-            predictor.bank = bank
-        rows.append(judge(variant.group, variant.name, test, predictor, variant.plane))
-        write_table(rows, folder)
-    return rows
+        path = find_adapters(variant if variant.training else METHOD[0])
+        if not variant.training and not (folder / ANCHORS).is_file():
+            _draw_organs(path, backbone, common, folder)
+        if variant.bank and bank is None:
+            bank = collect_bank(known, load_predictor(path, refinement=PUBLISHED))
+        predictor = load_predictor(path, refinement=variant.refinement, bank=bank if variant.bank else None)
+        try:
+            if variant.levels:
+                _weigh_levels(known, predictor)
+            table.add(judge(variant.group, variant.name, test, predictor, variant.plane))
+        except InputError as error:
+            say(f"left out: {variant.name}: {error}")
+    return table.sorted()
+
+
+def _weigh_levels(known: Sequence[Case], predictor: Predictor) -> None:
+    """Let the predictor weigh its levels as the rows of split val teach.
+
+    Raises:
+        InputError: there are none, or they have no lesion.
+    """
+    validation = [case for case in known if case.split == "val"]
+    if not validation:
+        raise InputError("level weights are learned from rows of split 'val', and there are none")
+    weights = learn_levels(validation, predictor).weights
+    predictor.refine(replace(predictor.refinement, level_weights=weights), predictor.bank)
 
 
 def _draw_organs(adapters: Path, backbone: str, common: dict[str, Any], folder: Path) -> None:
     """``anchors.png``: the prompts of all organs before and after training."""
     fresh = build_detector(backbone, common.get("weights"), common.get("image_size"), seed=common.get("seed", 0))
     clouds = {"fresh text adapters": embed_prompts(fresh), "trained": embed_prompts(build_detector(adapters=adapters))}
-    draw_anchors(folder / "anchors.png", clouds)
+    draw_anchors(folder / ANCHORS, clouds)
 
 
 def judge_baselines(
@@ -178,9 +148,9 @@ def judge_baselines(
             figures.add(cut, cut.used, heat, flat[:, -max(1, round(TOP * flat.shape[1])) :].mean(axis=1))
     untrained = Predictor(build_detector(backbone, common.get("weights"), common.get("image_size")), task)
     return [
-        intensity.row("baseline", "intensity (slices: its top 1 %)"),
-        distance.row("baseline", "distance from the normal mean (slices: its top 1 %)"),
-        judge("baseline", "untrained detector", test, untrained),
+        intensity.row("baseline", BASELINES[0]),
+        distance.row("baseline", BASELINES[1]),
+        judge("baseline", BASELINES[2], test, untrained),
     ]
 
 
@@ -202,18 +172,6 @@ def judge(group: str, name: str, test: Iterable[Case], predictor: Predictor, pla
         at = {number: place for place, number in enumerate(prediction.slices)}
         figures.add(cut, cut.used, heat, prediction.slice_scores[[at[number] for number in cut.used]])
     return figures.row(group, name)
-
-
-def write_table(rows: Sequence[Row], folder: Path) -> None:
-    """``ablation.csv`` and ``ablation.md``, whole or not at all."""
-    lines = [(row.group, row.name, *(f"{value:.4f}" for value in (row.pixel, row.body, row.slices))) for row in rows]
-    with atomic_path(folder / "ablation.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        writer.writerows(lines)
-    head = "| | variant | pixel AUROC | pixel AUROC in the body | slice AUROC |\n|---|---|---|---|---|\n"
-    with atomic_path(folder / "ablation.md") as path:
-        path.write_text(head + "".join(f"| {' | '.join(line)} |\n" for line in lines), encoding="utf-8")
 
 
 class _Figures:

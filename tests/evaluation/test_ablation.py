@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -13,7 +14,9 @@ import pytest
 from aaclip_med.cli.main import main
 from aaclip_med.data.index import read_index
 from aaclip_med.errors import InputError
-from aaclip_med.evaluation.ablation import METHOD, SCORING, Variant, ablate, judge_baselines
+from aaclip_med.evaluation.ablation import BASELINES, ablate, judge_baselines
+from aaclip_med.evaluation.variants import METHOD, SCORING, Variant, choose_variants
+from aaclip_med.inference.refinement import PUBLISHED, Refinement
 from aaclip_med.training.bundle import train
 
 QUICK = {"image_size": 40, "text_epochs": 1, "image_epochs": 1}
@@ -21,10 +24,10 @@ QUICK = {"image_size": 40, "text_epochs": 1, "image_epochs": 1}
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four bright-lesioned heads, two of them for testing."""
+    """Five bright-lesioned heads, two of them for testing, one for validation."""
     folder = tmp_path_factory.mktemp("ablation")
     rows = []
-    for number in range(4):
+    for number in range(5):
         rng = np.random.default_rng(number)
         i, j, _ = np.indices((28, 30, 6))
         array = np.where((i - 14) ** 2 + (j - 15) ** 2 < 144, 300 + 30 * rng.standard_normal((28, 30, 6)), 0)
@@ -33,7 +36,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, data in ((f"{number}.nii.gz", (array + 400.0 * mask).astype(np.int16)), (f"{number}_mask.nii.gz", mask)):
             nib.save(nib.Nifti1Image(data, np.diag([2.0, 2.0, 4.0, 1.0])), folder / name)
         row = {"image_path": f"{number}.nii.gz", "mask_path": f"{number}_mask.nii.gz", "label": 1, "class_name": "Brain"}
-        rows.append(row | {"split": "test" if number < 2 else "train"})
+        rows.append(row | {"split": ("test", "test", "train", "train", "val")[number]})
     path = folder / "index.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -53,14 +56,13 @@ def test_one_command_makes_one_table(index: Path, tmp_path: Path, capsys: pytest
 
 
 def test_variants_that_train_differ_from_the_first_and_levels_are_those_asked_for(index: Path, tmp_path: Path) -> None:
-    chosen = [variant for variant in METHOD if variant.name in ("as trained by default", "deepest level alone")]
-    chosen.append(Variant("method", "no disentangling", {"orthogonality_weight": 0.0}))
+    chosen = choose_variants(["as trained by default", "no disentangling", "deepest level alone"])
     said: list[str] = []
     rows = ablate(index, "brain-mri", tmp_path, train, shared=QUICK, variants=chosen, say=said.append)
     assert [row.name for row in rows[3:]] == [variant.name for variant in chosen]
     assert len({row.pixel for row in rows[3:]}) > 1
     assert len(said) == 4
-    assert (tmp_path / "run_1" / "adapters.safetensors").is_file()
+    assert (tmp_path / "run_deepest_level_alone" / "adapters.safetensors").is_file()
 
 
 def test_the_windowed_intensity_is_judged_as_by_hand(index: Path) -> None:
@@ -78,3 +80,49 @@ def test_without_test_rows_the_index_is_refused(index: Path, tmp_path: Path) -> 
     other.write_text("\n".join(lines) + "\n")
     with pytest.raises(InputError, match="needs rows of split 'test'"):
         ablate(other, "brain-mri", tmp_path, train)
+
+
+def test_a_killed_ablation_goes_on_where_it_was_and_its_rows_are_kept(index: Path, tmp_path: Path) -> None:
+    chosen = [
+        Variant("scoring", "published", refinement=PUBLISHED),
+        Variant("scoring", "less blur", refinement=Refinement(sigma=0.4)),
+    ]
+    trained: list[str] = []
+
+    def count(overrides: dict[str, Any]) -> Path:
+        trained.append(overrides["output_dir"])
+        return train(overrides)
+
+    def die(text: str) -> None:
+        if text.startswith("2 of 2"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ablate(index, "brain-mri", tmp_path, count, shared=QUICK, variants=chosen, say=die)
+    kept = json.loads((tmp_path / "ablation.json").read_text())["rows"]
+    assert [row["name"] for row in kept] == [*BASELINES, "published"]
+    said: list[str] = []
+    rows = ablate(index, "brain-mri", tmp_path, count, shared=QUICK, variants=chosen, say=said.append)
+    assert said == ["2 of 2: less blur"]
+    assert len(trained) == 1
+    assert [row.name for row in rows] == [*BASELINES, "published", "less blur"]
+    assert rows[3].pixel == kept[3]["pixel"]
+    with pytest.raises(InputError, match=r"other settings \(image_size\)"):
+        ablate(index, "brain-mri", tmp_path, count, shared=QUICK | {"image_size": 80}, variants=chosen)
+
+
+def test_rows_can_be_asked_for_by_name(index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert [variant.name for variant in choose_variants(["best", "published"])] == ["published", "best"]
+    arguments = ["ablate", "--index", str(index), "--preset", "brain-mri", "--out", str(tmp_path), "--variants", "beast"]
+    assert main(arguments) == 2
+    assert "no variant 'beast'; choose from: as trained by default;" in capsys.readouterr().err
+
+
+def test_without_validation_rows_their_variant_is_left_out_and_told(index: Path, tmp_path: Path) -> None:
+    other = index.with_name("no_val.jsonl")
+    other.write_text(index.read_text().replace('"val"', '"train"'))
+    chosen = choose_variants(["level weights learned on validation rows"])
+    said: list[str] = []
+    rows = ablate(other, "brain-mri", tmp_path, train, shared=QUICK, variants=chosen, say=said.append)
+    assert [row.name for row in rows] == list(BASELINES)
+    assert said[-1].startswith(f"left out: {chosen[0].name}: level weights are learned from rows of split 'val'")
