@@ -20,8 +20,8 @@ FEW_PATIENTS = 10
 """With fewer patients than this, intervals are called doubtful.
 
 A percentile interval of the mean of n normal values holds the truth about as often as a t variable of n - 1 degrees of freedom
-lies within 1.96 sqrt((n - 1) / n): 90.4 % of the time for 10 of them, 89.8 % for 9. Drawn 20,000 times it was 90.3 and 89.6 %, for
-5 of them 83 %, for 3 75 %; and not 95 %.
+lies within 1.96 sqrt((n - 1) / n): 90.4 % of the time for 10 of them, 89.8 % for 9, and not 95 %. In 20,000 trials it was 90.3
+and 89.6 %, for 5 of them 83 %, for 3 75 %.
 """
 ONE_PATIENT = "all cases are of one patient, and intervals draw patients"
 FEW_DRAWS = "fewer than half of the draws of patients have this figure"
