@@ -13,7 +13,7 @@ from aaclip_med.cli.options import add_cutting, add_model, add_split
 def add_evaluate(commands: Any) -> None:
     """Its options."""
     command = commands.add_parser("evaluate", help="figures, curves and pictures against masks, beside trivial baselines")
-    command.add_argument("--index", required=True, metavar="JSONL")
+    command.add_argument("--index", required=True, metavar="JSONL", help="cases with masks")
     command.add_argument("--out", required=True, metavar="DIR", help="gets metrics.json, .md, .tex, cases.csv and pictures")
     add_split(command)
     command.add_argument(

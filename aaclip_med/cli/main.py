@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = argparse.ArgumentParser(
         prog="aaclip-med",
-        description="Lesion heatmaps without lesion labels: AA-CLIP for medical volumes. For research, not for clinical use.",
+        description="Heatmaps of what looks abnormal in medical volumes and pictures. For research, not for clinical use.",
         epilog="exit codes: 0 done, 3 some cases failed, 1 none done or nothing can be written, 2 bad input or option",
     )
     parser.add_argument("--version", action="version", version=f"aaclip-med {__version__}")
@@ -66,7 +66,18 @@ def build_parser() -> argparse.ArgumentParser:
     add_export(commands)
     add_pack(commands)
     _add_demo(commands)
+    _describe(commands)
     return parser
+
+
+def _describe(commands: Commands) -> None:
+    """Each command's own help begins with its line in the list of commands."""
+    for listed in commands._get_subactions():
+        command = commands.choices[listed.dest]
+        command.description = listed.help
+        for action in command._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                _describe(action)
 
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -99,6 +110,10 @@ def _add_train(commands: Commands) -> None:
     command.add_argument("--text-batch-size", type=int, metavar="N")
     command.add_argument("--image-batch-size", type=int, metavar="N")
     command.add_argument("--cache-dir", metavar="DIR", help="where cut slices are kept, shared by runs (default OUT/cache)")
+    command.add_argument(
+        "--feature-cache", metavar="DIR", help="stage 1 keeps the frozen tower's view of images that come again there"
+    )
+    command.add_argument("--checkpointing", action="store_true", help="stage 2 takes less memory and about a third more time")
     command.add_argument("--crop", action="store_true", help="cut slices down to the foreground")
     command.add_argument("--no-augmentation", action="store_true")
     command.add_argument(

@@ -17,7 +17,7 @@ def add_model(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--adapters",
         required=True,
-        help="an adapters.safetensors, a folder with the released pair, 'demo', or 'none' (zero-shot)",
+        help="an adapters.safetensors, a folder with the released pair, 'demo' (brain-mri, or as --preset), 'none' (zero-shot)",
     )
     group.add_argument("--preset", choices=PRESETS, help="the task (default: the one the adapters were trained for)")
     group.add_argument("--backbone", help="an open_clip ViT or 'tiny'; only without an adapters file")

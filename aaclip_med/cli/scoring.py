@@ -17,7 +17,7 @@ def add_score(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     """The command and its options."""
     command = commands.add_parser("score", help="heatmaps, tables and a page for files and folders")
     command.add_argument("inputs", nargs="+", metavar="INPUT", help="DICOM, NIfTI, NRRD, MHA or pictures: files or folders")
-    command.add_argument("--out", required=True, metavar="DIR")
+    command.add_argument("--out", required=True, metavar="DIR", help="gets all results; run it again to go on after a crash")
     command.add_argument("--overwrite", action="store_true", help="start again where OUT holds a run with other settings")
     add_cutting(command)
     command.add_argument("--slices", type=int, nargs=2, metavar=("FIRST", "LAST"), help="only these, both included")

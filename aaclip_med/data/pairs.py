@@ -46,7 +46,9 @@ def build_index(
         pairs = _pair_suffixes(_list_scans(folder), tuple(suffix.lower() for suffix in mask_suffixes))
     bare = [image for image, mask in pairs.items() if mask is None]
     if bare and not unlabelled_are_normal:
-        raise InputError(join([f"{image}: no mask; add one, or say that unlabelled are normal" for image in bare]))
+        raise InputError(
+            join([f"{image}: no mask; add one, or take such scans for normal with --unlabelled-are-normal" for image in bare])
+        )
     return [
         Case(
             image,

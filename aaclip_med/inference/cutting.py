@@ -92,5 +92,17 @@ def check_calibrated_alike(predictor: Predictor, plane: str | None, within_organ
     made = predictor.checkpoint.provenance.get("calibration") if predictor.checkpoint else None
     asked = describe_scale(predictor.preset, plane, within_organ, predictor.refinement)
     if predictor.calibration is not None and made not in (None, asked):
-        said = ", ".join(f"{name} {value}" for name, value in made.items())
-        raise InputError(f"these adapters were calibrated with {said}; score with the same, or calibrate again")
+        other = [name for name in {**made, **asked} if made.get(name) != asked.get(name)]
+        was, now = (", ".join(f"{name} {_say(scale.get(name))}" for name in other) for scale in (made, asked))
+        raise InputError(
+            f"these adapters were calibrated with {was}, and would score with {now}; score with the same, or calibrate again"
+        )
+
+
+def _say(value: object) -> str:
+    """A part of ``describe_scale`` in words."""
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{name} {part}" for name, part in value.items()) + ")"
+    if isinstance(value, list):
+        return " ".join(str(part) for part in value)
+    return "published" if value is None else str(value)

@@ -17,8 +17,9 @@ import pytest
 from PIL import Image
 from safetensors import safe_open
 
-from aaclip_med.cli.main import main
+from aaclip_med.cli.main import build_parser, main
 from aaclip_med.inference.predictor import load_predictor
+from scripts.site_hooks import walk_commands
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
@@ -388,6 +389,11 @@ def test_one_volume_of_a_4d_file_is_scored_as_if_it_were_alone(study: Path, adap
     np.testing.assert_array_equal(*heatmaps)
 
 
+def test_every_command_says_in_its_own_help_what_it_is_for() -> None:
+    silent = [command.prog for command in walk_commands(build_parser()) if not command.description]
+    assert silent == []
+
+
 def test_scores_are_refused_on_other_cuts_than_they_were_calibrated_on(
     study: Path, adapters: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -396,7 +402,7 @@ def test_scores_are_refused_on_other_cuts_than_they_were_calibrated_on(
     assert main(["calibrate", *index, "--plane", "all"]) == 0
     score = ["score", str(study / "images" / "head_1.nii.gz"), "--adapters", str(calibrated), "--out", str(tmp_path / "out")]
     assert main(score) == 2
-    assert "calibrated with plane all" in capsys.readouterr().err
+    assert "calibrated with plane all, and would score with plane axial; score" in capsys.readouterr().err
     assert main([*score, "--plane", "all", "--window", "0", "900"]) == 2
     assert main([*score, "--plane", "all"]) == 0
 
