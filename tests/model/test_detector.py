@@ -183,9 +183,9 @@ def test_a_faulty_configuration_is_refused(tower, fault):
 
 
 def test_a_model_of_open_clip_is_built_by_its_name():
-    state = build_tower("ViT-B-32", 160, "gelu").clip.state_dict()
-    detector = build_detector("ViT-B-32", state, image_size=160)
+    state = build_tower("ViT-S-32-alt", 160, "gelu").clip.state_dict()
+    detector = build_detector("ViT-S-32-alt", state, image_size=160)
     assert detector.levels == (3, 6, 9, 12)
     with torch.no_grad():
         features = detector.encode_image(torch.zeros(1, 3, 160, 160))
-    assert features.levels[-1].shape == (1, 25, 512)
+    assert features.levels[-1].shape == (1, 25, 256)
