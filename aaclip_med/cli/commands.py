@@ -32,11 +32,11 @@ def run_train(options: argparse.Namespace) -> int:
     names = (
         "preset", "backbone", "weights", "image_size", "adapters", "fidelity", "activation", "stage_one_levels",
         "value_attention", "text_epochs", "image_epochs", "text_batch_size", "image_batch_size", "seed", "workers", "device",
-        "precision", "cache_dir", "refinement",
+        "precision", "cache_dir", "refinement", "feature_cache",
     )  # fmt: skip
     overrides: dict[str, Any] = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     overrides |= {"index": options.index, "output_dir": options.out, "augment": not options.no_augmentation}
-    overrides |= {"normal_only": options.normal_only, "crop": options.crop}
+    overrides |= {"normal_only": options.normal_only, "crop": options.crop, "checkpointing": options.checkpointing}
     print(train(overrides, options.tracking))
     return 0
 
