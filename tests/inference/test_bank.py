@@ -20,11 +20,13 @@ from aaclip_med.errors import InputError
 from aaclip_med.evaluation.views import View, score_cases
 from aaclip_med.inference.bank import choose_coreset, collect_bank
 from aaclip_med.inference.cutting import Cutting
+from aaclip_med.inference.job import JobRequest, load_job_predictor
 from aaclip_med.inference.levels import learn_levels, spread_weights
 from aaclip_med.inference.network import build_network
 from aaclip_med.inference.predictor import Predictor, load_predictor
 from aaclip_med.inference.refinement import PUBLISHED, Refinement
 from aaclip_med.model.checkpoint import read_checkpoint
+from aaclip_med.zoo.packing import pack_bundle
 from tests.cli.conftest import OBLIQUE, draw_head
 
 MODEL = ["--preset", "brain-mri", "--image-size", "80", "--device", "cpu"]
@@ -42,7 +44,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         nib.save(nib.Nifti1Image(mask, OBLIQUE), folder / f"{number}_mask.nii.gz")
         row = {"image_path": f"{number}.nii.gz", "mask_path": f"{number}_mask.nii.gz", "label": int(ill), "class_name": "Brain"}
         kind, split = ("normals", {}) if number < 2 else ("learning", {"split": "train" if number < 4 else "val"})
-        rows[kind].append(row | {"patient": f"p{number}"} | split)
+        rows[kind].append(row | {"patient": f"p{number}", "slices": [2, 4]} | split)
     for name, part in rows.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     return folder
@@ -92,7 +94,7 @@ def test_the_file_holds_bank_weights_and_calibration_and_says_so(learned: Path, 
     torch.testing.assert_close(torch.cat(checkpoint.bank).float().norm(dim=-1).mean(), torch.tensor(1.0), atol=1e-3, rtol=0)
 
 
-def test_scoring_evaluation_and_the_network_of_bundles_use_it(
+def test_scoring_and_the_network_of_bundles_use_it_and_say_so(
     learned: Path, predictor: Predictor, study: Path, tmp_path: Path
 ) -> None:
     volume = read_volume(study / "3.nii.gz")
@@ -103,18 +105,28 @@ def test_scoring_evaluation_and_the_network_of_bundles_use_it(
     network = build_network(load_predictor(learned, image_size=80, device="cpu"))
     cut = predictor.prepare(volume).cuts[0]
     with torch.no_grad():
-        drawn = torch.jit.script(network)(torch.from_numpy(cut.images[cut.used])[:, None])[:, 0].numpy()
+        drawn = network(torch.from_numpy(cut.images[cut.used])[:, None])[:, 0].numpy()
     np.testing.assert_allclose(drawn, cut.plan.cut(heat)[cut.used], atol=2e-3)
 
     options = ["--adapters", str(learned), "--image-size", "80", "--device", "cpu"]
     assert main(["score", str(study / "3.nii.gz"), *options, "--out", str(tmp_path / "scored"), "--no-report"]) == 0
     written = nib.load(tmp_path / "scored" / "heatmaps" / "3_heatmap.nii.gz").get_fdata()
     np.testing.assert_allclose(written, heat, atol=1e-5)
-    (tmp_path / "index.jsonl").write_text((study / "learning.jsonl").read_text().splitlines()[0].replace('"2', f'"{study}/2'))
-    assert main(["evaluate", "--index", str(tmp_path / "index.jsonl"), *options, "--out", str(tmp_path / "figures")]) == 0
-    run = json.loads((tmp_path / "figures" / "metrics.json").read_text())["run"]
+    run = json.loads((tmp_path / "scored" / "run.json").read_text())
     assert run["refinement"]["bank_weight"] == 10.0
     assert run["provenance"]["bank"]["cases"] == 2
+
+
+def test_jobs_and_packed_bundles_have_it_too(learned: Path, tmp_path: Path) -> None:
+    job = load_job_predictor(JobRequest("scan.nii.gz", str(learned), device="cpu"))
+    assert job.bank is not None
+    assert job.refinement.bank_weight == 10.0
+    packed = read_checkpoint(pack_bundle(learned, tmp_path / "packed") / "models" / "adapters.safetensors")
+    stored = read_checkpoint(learned)
+    assert packed.bank is not None
+    assert stored.bank is not None
+    for ours, theirs in zip(packed.bank, stored.bank, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
 def test_a_bank_weight_without_a_bank_is_refused(learned: Path) -> None:
@@ -163,7 +175,7 @@ def test_weights_lie_evenly_on_the_simplex_with_equal_ones_among_them(levels: in
 
 
 def test_learned_weights_are_the_best_of_the_grid_by_real_scoring(study: Path) -> None:
-    cases = [replace(case, slices=(2, 4)) for case in read_index(study / "learning.jsonl") if case.split == "val"]
+    cases = [case for case in read_index(study / "learning.jsonl") if case.split == "val"]
     plain = load_predictor("demo", "brain-mri", image_size=80, device="cpu", refinement=Refinement(sigma=0.4, sharpen=3))
 
     def judge(weights: tuple[float, ...] | None) -> float:
