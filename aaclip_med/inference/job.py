@@ -37,6 +37,7 @@ class JobRequest:
     volume: the file's name in the job's folder: ``.npy`` (K, J, I) with ``ijk_to_ras``, or a file that ``read_volume`` takes.
     ijk_to_ras: (4, 4), voxel index (I, J, K) to RAS mm, row by row. organ: an organ mask, as ``volume``; a ``.npy`` lies on the
     volume's grid. preset None: the adapters' own. threshold None: the default for calibrated or uncalibrated scores.
+    batch_size None: by the device.
     """
 
     volume: str
@@ -52,7 +53,7 @@ class JobRequest:
     stride: int = 1
     device: str = "auto"
     precision: str = "float32"
-    batch_size: int = 16
+    batch_size: int | None = None
     drop_background: bool = False
 
     @classmethod

@@ -19,7 +19,7 @@ from aaclip_med.data.slices import CutCase, cut_volume
 from aaclip_med.data.volumes import Volume
 from aaclip_med.errors import InputError
 from aaclip_med.inference.refinement import PUBLISHED, Refinement, find_refinement, pool_scores
-from aaclip_med.inference.stream import SliceScores, SliceStream, Stack, count_nothing
+from aaclip_med.inference.stream import SliceScores, SliceStream, Stack, choose_batch_size, count_nothing
 from aaclip_med.model.build import build_detector
 from aaclip_med.model.checkpoint import ZERO_SHOT, Checkpoint, find_checkpoint, read_checkpoint
 from aaclip_med.model.detector import Detector
@@ -86,14 +86,14 @@ class Predictor:
         checkpoint: Checkpoint | None = None,
         device: str = "auto",
         precision: str = "float32",
-        batch_size: int = 16,
+        batch_size: int | None = None,
         domain: Domain = "medical",
         refinement: Refinement = PUBLISHED,
         bank: Sequence[torch.Tensor] | None = None,
         drop_background: bool = False,
     ) -> None:
-        """``drop_background``: see ``Detector.prepare_inference``."""
-        if batch_size < 1:
+        """``batch_size`` None: see ``stream.choose_batch_size``; ``drop_background``: see ``Detector.prepare_inference``."""
+        if batch_size is not None and batch_size < 1:
             raise InputError(f"batch size {batch_size}: take 1 or more")
         self.device = choose_device(device)
         self.dtype = choose_dtype(precision, self.device)
@@ -101,7 +101,7 @@ class Predictor:
         self.preset = preset
         self.calibration = calibration
         self.checkpoint = checkpoint
-        self.batch_size = batch_size
+        self.batch_size = choose_batch_size(self.detector, self.device) if batch_size is None else batch_size
         self.domain: Domain = domain
         self.drop_background = drop_background
         self.engine: OnnxEngine | None = None
@@ -356,7 +356,7 @@ def load_predictor(
     fidelity: str | None = None,
     device: str = "auto",
     precision: str = "float32",
-    batch_size: int = 16,
+    batch_size: int | None = None,
     domain: Domain = "medical",
     window: Window | None = None,
     crop: bool | None = None,

@@ -28,6 +28,16 @@ Stack: TypeAlias = "Array | WindowedSlices"
 LOG_ODDS_LIMIT = 40.0
 """Log odds are kept within this distance of 0; trained detectors stay within 20."""
 
+MOST_SLICES = 16
+"""Slices at once where nobody says: 22,000 tokens of the published tower."""
+
+FREE_SHARE = 0.5
+"""Of a GPU's free memory, what a batch may take."""
+
+VALUES_A_TOKEN, VALUES_A_PIXEL = 16, 16
+"""What is in memory at once, at most: of each token so many times the tower's width (queries, keys, values, the MLP's four, and
+what they come from), of each pixel so many values. Four bytes each."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -76,9 +86,30 @@ class _Stack:
         self.known = place.stop
 
 
-def _most_at_once(detector: Detector) -> int:
+def choose_batch_size(detector: Detector, device: torch.device) -> int:
+    """Slices at once where nobody says: on a CPU what it computes at once, on a GPU what its free memory holds."""
+    if device.type == "cuda":
+        return fit_batch(torch.cuda.mem_get_info(device)[0], detector)
+    return min(MOST_SLICES, _most_at_once(detector))
+
+
+def fit_batch(free: int, detector: Detector) -> int:
+    """The largest of 1, 2, 4, ... ``MOST_SLICES`` slices that take no more than ``FREE_SHARE`` of ``free`` bytes; else 1."""
+    side = detector.config.image_size
+    values = VALUES_A_TOKEN * _count_tokens(detector) * detector.tower.vision_width + VALUES_A_PIXEL * side * side
+    count = MOST_SLICES
+    while count > 1 and 4 * values * count > FREE_SHARE * free:
+        count //= 2
+    return count
+
+
+def _count_tokens(detector: Detector) -> int:
     rows, columns = detector.tower.grid
-    return max(1, ROWS_AT_ONCE // (rows * columns + 1))
+    return rows * columns + 1
+
+
+def _most_at_once(detector: Detector) -> int:
+    return max(1, ROWS_AT_ONCE // _count_tokens(detector))
 
 
 class SliceStream:
