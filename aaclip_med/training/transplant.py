@@ -20,7 +20,7 @@ class Transplant:
     fewest: pixels below which a lesion or a foreground is too small, and the slice comes as it is.
     """
 
-    share: float = 0.4
+    share: float = 0.6
     scale: tuple[float, float] = (0.4, 1.3)
     strength: tuple[float, float] = (0.5, 1.1)
     ring: float = 0.06
