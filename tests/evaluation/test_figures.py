@@ -25,12 +25,15 @@ from aaclip_med.inference.predictor import Predictor
 from aaclip_med.model.preprocess import resize_masks, resize_slices
 from aaclip_med.scoring.bootstrap import draw_patients
 from aaclip_med.scoring.metrics import Figure, evaluate_reference
+from aaclip_med.scoring.pooling import smooth_scores
 from tests.cli.conftest import OBLIQUE
 
 
 @pytest.fixture(scope="module")
 def evaluation(heads: Path, demo_predictor: Predictor) -> Evaluation:
-    return evaluate_cases(read_index(heads / "index.jsonl"), demo_predictor)
+    by_slice = replace(demo_predictor.refinement, reach=0.0)
+    predictor = Predictor(demo_predictor.detector, demo_predictor.preset, refinement=by_slice)
+    return evaluate_cases(read_index(heads / "index.jsonl"), predictor)
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +75,19 @@ def test_a_volumes_score_is_the_mean_of_its_three_highest_slices(evaluation, sta
     labels = [masks.any() for masks in stacks["masks"]]
     assert evaluation.figures["volume_auroc"].value == pytest.approx(roc_auc_score(labels, scores))
     assert evaluation.figures["volume_ap"].value == pytest.approx(average_precision_score(labels, scores))
+
+
+def test_slice_scores_of_the_detector_and_of_the_intensity_are_smoothed_alike(heads, demo_predictor, stacks):
+    cases, reach = read_index(heads / "index.jsonl"), demo_predictor.refinement.reach
+    assert reach > 0
+    evaluation = evaluate_cases(cases, demo_predictor)
+    labels = np.concatenate(stacks["masks"]).any(axis=(1, 2))
+    for name, figures in (("maps", evaluation.figures), ("grey", evaluation.baselines["intensity"])):
+        smoothed = []
+        for case, maps in zip(cases, stacks[name], strict=True):
+            cut = cut_case(case, demo_predictor.preset)
+            smoothed.append(smooth_scores(maps.max(axis=(1, 2)), demo_predictor.place_slices(cut, cut.used), reach))
+        assert figures["image_auroc"].value == pytest.approx(roc_auc_score(labels, np.concatenate(smoothed)))
 
 
 def test_figures_inside_leave_out_what_the_window_shows_black(evaluation, stacks):
