@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,16 @@ from tests.cli.conftest import adapters, study
 __all__ = ["adapters", "study"]
 
 TEMPLATE = find_bundle()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """MONAI puts a bundle's folder into ``sys.path``, and a process started later would import the package that lies there."""
+    kept = sys.path.copy()
+    try:
+        return (yield)
+    finally:
+        sys.path[:] = kept
 
 
 @pytest.fixture(scope="session")

@@ -191,6 +191,7 @@ def test_a_large_volume_goes_out_and_comes_back_without_blocking_the_gui() -> No
     ours, theirs = context.Pipe()
     process = context.Process(target=serve_elsewhere, args=(theirs,), daemon=True)
     process.start()
+    theirs.close()
     try:
         job = make_job((40, 512, 512))
         work = RemoteJob(job, Server(ours.recv(), TOKEN), pause=0.05)
