@@ -60,7 +60,14 @@ def test_a_run_killed_at_random_moments_ends_with_the_tables_of_an_undisturbed_o
 def test_ctrl_c_ends_a_run_cleanly_and_the_same_command_finishes_it(scans: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [sys.executable, "-m", "aaclip_med", "score", str(scans), *DEMO, "--out", str(out)]
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True)
+    run = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests may run where a shell had it ignored
+    )
     deadline = time.time() + 60
     while time.time() < deadline and not list_written(out):
         time.sleep(0.005)
