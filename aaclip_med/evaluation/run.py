@@ -17,9 +17,10 @@ from aaclip_med.evaluation.baselines import NormalMean, judge_baselines, tally_b
 from aaclip_med.evaluation.evaluation import Evaluation
 from aaclip_med.evaluation.report import write_evaluation
 from aaclip_med.evaluation.tally import Tally
-from aaclip_med.evaluation.views import fit_mask, is_on_square, score_cases
+from aaclip_med.evaluation.views import is_on_square, score_cases
 from aaclip_med.inference.cutting import Cutting
 from aaclip_med.inference.predictor import Predictor, load_predictor
+from aaclip_med.model.preprocess import fit_masks
 from aaclip_med.scoring.pooling import read_share
 
 Track = Callable[[Sequence[Case]], Iterable[Case]]
@@ -132,6 +133,6 @@ def _count_mask(case: Case, predictor: Predictor, cutting: Cutting) -> tuple[int
     mask = volume.array if volume.array.ndim == 3 else volume.array.max(axis=-1)
     stack = plan_volume(volume, case.plane or predictor.preset.plane).cut(mask > 0)
     if is_on_square(cutting):
-        stack = fit_mask(stack, predictor.choose_side(stack.shape[1], stack.shape[2]))
+        stack = fit_masks(stack, predictor.choose_side(stack.shape[1], stack.shape[2]))
     abnormal = int(np.count_nonzero(stack))
     return stack.size - abnormal, abnormal

@@ -15,7 +15,7 @@ from aaclip_med.data.slices import CutCase, cut_case, read_organ
 from aaclip_med.errors import AaclipError, InputError
 from aaclip_med.inference.cutting import Cutting, adapt_case
 from aaclip_med.inference.predictor import ALL_PLANES, Predictor, Prepared, thin
-from aaclip_med.model.preprocess import resize_masks, resize_slices
+from aaclip_med.model.preprocess import fit_masks, resize_slices
 from aaclip_med.scoring.metrics import require_no_nan
 
 Array = np.ndarray[Any, Any]
@@ -128,8 +128,8 @@ def frame_case(case: Case, predictor: Predictor, cutting: Cutting) -> View:
     count, height, width = images.shape[:3]
     if is_on_square(cutting):
         size = predictor.choose_side(cut.images.shape[1], cut.images.shape[2])
-        inside = fit_mask(inside, size)
-        masks = fit_mask(masks, size) if masks is not None else None
+        inside = fit_masks(inside, size)
+        masks = fit_masks(masks, size) if masks is not None else None
         row_mm, column_mm, height, width = row_mm * height / size, column_mm * width / size, size, size
     maps, places = np.zeros((count, height, width), dtype=np.float32), predictor.place_slices(cut, numbers)
     return View(case, cut, numbers, maps, np.full(count, np.nan), masks, inside, (slice_mm, row_mm, column_mm), places)
@@ -147,8 +147,3 @@ def show_other(view: View, paint: Callable[[Array, Array], Array]) -> View:
     if grey.shape != view.maps.shape:
         grey = resize_slices(torch.from_numpy(np.ascontiguousarray(grey))[:, None], view.maps.shape[-1])[:, 0].numpy()
     return replace(view, maps=paint(grey, view.inside), detection=np.full(len(grey), np.nan, dtype=np.float32))
-
-
-def fit_mask(masks: Array, size: int) -> Array:
-    """Masks (S, H, W) on the detector's grid, (S, size, size) bool, by nearest neighbour."""
-    return resize_masks(torch.from_numpy(masks.astype(np.float32))[:, None], size)[:, 0].numpy() > 0

@@ -9,14 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from aaclip_med.data.index import Case
-from aaclip_med.data.slices import CutCase
 from aaclip_med.errors import InputError
 from aaclip_med.inference.cutting import Cutting, cut_planes
 from aaclip_med.inference.predictor import Predictor, Prepared
-from aaclip_med.model.preprocess import resize_masks
+from aaclip_med.model.preprocess import fit_masks
 from aaclip_med.scoring import rates
 
 Array = np.ndarray[Any, Any]
@@ -106,7 +104,13 @@ def _sample(
 
     for number, (case, parts) in enumerate(predictor.score_prepared(prepared())):
         rng = np.random.default_rng([seed, number])
-        truth = np.concatenate([_fit_masks(cut, part.log_odds.shape[-1]) for cut, part in zip(case.cuts, parts, strict=True)])
+        truth = np.concatenate(
+            [
+                fit_masks(cut.masks[cut.used], part.log_odds.shape[-1]).reshape(-1)
+                for cut, part in zip(case.cuts, parts, strict=True)
+                if cut.masks is not None
+            ]
+        )
         scores = np.concatenate([part.log_odds.reshape(-1) for part in parts])
         places, counts = [], []
         for kind in (False, True):
@@ -120,10 +124,3 @@ def _sample(
             np.concatenate([counts[0], none[1]]),
             np.concatenate([none[0], counts[1]]),
         )
-
-
-def _fit_masks(cut: CutCase, size: int) -> Array:
-    """The masks of the used slices on the detector's grid, flat, bool."""
-    assert cut.masks is not None
-    masks = torch.from_numpy(np.ascontiguousarray(cut.masks[cut.used], dtype=np.float32))[:, None]
-    return resize_masks(masks, size).numpy().reshape(-1) > 0

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 
 from aaclip_med.model.config import CLIP_MEAN, CLIP_STD
@@ -32,6 +36,12 @@ def resize_slices(slices: torch.Tensor, size: int) -> torch.Tensor:
 def resize_masks(masks: torch.Tensor, size: int) -> torch.Tensor:
     """Masks (B, 1, H, W) of 0 and 1 to (B, 1, size, size), nearest neighbour."""
     return functional.interpolate(masks, size=(size, size), mode="nearest")
+
+
+def fit_masks(masks: NDArray[Any], size: int) -> NDArray[np.bool_]:
+    """Masks (S, H, W) of 0 and 1 on the detector's grid, (S, size, size) bool, by nearest neighbour."""
+    stack = torch.from_numpy(np.ascontiguousarray(masks, dtype=np.float32))[:, None]
+    return resize_masks(stack, size)[:, 0].numpy() > 0
 
 
 def normalise_slices(slices: torch.Tensor) -> torch.Tensor:
