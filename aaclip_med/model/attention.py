@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -82,7 +82,7 @@ class Block:
             at_once = max(1, ROWS_AT_ONCE // tokens.shape[1])
             parts = torch.split(tokens, list(lengths), dim=1) if lengths else torch.split(tokens, at_once)
             if len(parts) > 1:
-                return torch.cat([self._run(part, None, causal) for part in parts], dim=1 if lengths else 0)
+                return _collect((self._run(part, None, causal) for part in parts), tokens, 1 if lengths else 0)
         return self._run(tokens, lengths, causal)
 
     def attend_values(self, tokens: torch.Tensor, direction: ValueAttention) -> torch.Tensor:
@@ -92,6 +92,13 @@ class Block:
         """
         if direction == "across_positions":
             return self._feed(tokens + self.scale_1(self._mix_values(self.norm_1(tokens))))
+        if tokens.device.type == "cpu" and not torch.is_grad_enabled():
+            parts = torch.split(tokens, max(1, ROWS_AT_ONCE // len(tokens)), dim=1)
+            return _collect((self._mix_batch(part) for part in parts), tokens, 1)
+        return self._mix_batch(tokens)
+
+    def _mix_batch(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The block with value-value attention over B, which sees each position by itself."""
         attended = self._mix_values(self.norm_1(tokens).transpose(0, 1)).transpose(0, 1)
         return self._feed(tokens + self.scale_1(attended))
 
@@ -108,7 +115,7 @@ class Block:
         """The MLP's half of the block."""
         if tokens.device.type == "cpu" and not torch.is_grad_enabled() and tokens.numel() > ROWS_AT_ONCE * tokens.shape[-1]:
             at_once = max(1, ROWS_AT_ONCE // tokens.shape[1])
-            return torch.cat([self._feed_part(part) for part in torch.split(tokens, at_once)])
+            return _collect((self._feed_part(part) for part in torch.split(tokens, at_once)), tokens, 0)
         return self._feed_part(tokens)
 
     def _feed_part(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -129,6 +136,15 @@ class Block:
         """(B, L, parts * D) to ``parts`` of (B, heads, L, D / heads)."""
         batch, length, _ = projected.shape
         return projected.view(batch, length, parts, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def _collect(parts: Iterable[torch.Tensor], like: torch.Tensor, axis: int) -> torch.Tensor:
+    """Parts one behind the other along ``axis``, in a tensor of the shape of ``like``; only one is kept at a time."""
+    whole, start = torch.empty_like(like), 0
+    for part in parts:
+        whole.narrow(axis, start, part.shape[axis]).copy_(part)
+        start += part.shape[axis]
+    return whole
 
 
 def attend(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import open_clip
@@ -151,13 +152,13 @@ class Detector(Module):
             levels = [level * foreground.unsqueeze(2) for level in levels]
         return ImageFeatures(levels, detection, foreground)
 
-    def encode_value_image(self, images: torch.Tensor) -> ImageFeatures:
+    def encode_value_image(self, images: torch.Tensor, levels: Sequence[int] | None = None) -> ImageFeatures:
         """Stage 1's view: frozen towers, value-value attention in the deeper blocks, the tower's own projection.
 
         A level is the unit patch features plus the plain tower's unit image embedding, (B, L, E), not of unit norm;
-        ``detection`` is that embedding, (B, E).
+        ``detection`` is that embedding, (B, E). levels: those that are wanted (default: all).
         """
-        return self.encode_values(*self.encode_trunk(images))
+        return self.encode_values(*self.encode_trunk(images), levels)
 
     def encode_trunk(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What stage 1 sees of an image whatever its batch: the tokens where value-value attention starts, (B, 1 + L, D), and
@@ -170,19 +171,24 @@ class Detector(Module):
             trunk = plain if number <= plain_blocks else trunk
         return trunk, functional.normalize(self.tower.project_patches(plain[:, 0]), dim=-1)
 
-    def encode_values(self, trunk: torch.Tensor, embedding: torch.Tensor) -> ImageFeatures:
+    def encode_values(
+        self, trunk: torch.Tensor, embedding: torch.Tensor, levels: Sequence[int] | None = None
+    ) -> ImageFeatures:
         """The rest of stage 1's view (see ``encode_value_image``) of what ``encode_trunk`` gave."""
-        return ImageFeatures([level + embedding.unsqueeze(1) for level in self.tap_values(trunk)], embedding)
+        return ImageFeatures([level + embedding.unsqueeze(1) for level in self.tap_values(trunk, levels)], embedding)
 
-    def tap_values(self, trunk: torch.Tensor) -> list[torch.Tensor]:
-        """The unit patch features (B, L, E) of each level after value-value attention from ``encode_trunk``'s tokens on."""
+    def tap_values(self, trunk: torch.Tensor, wanted: Sequence[int] | None = None) -> list[torch.Tensor]:
+        """The unit patch features (B, L, E) of each level, or of those ``wanted``, after value-value attention from
+        ``encode_trunk``'s tokens on.
+        """
+        wanted = self.levels if wanted is None else wanted
         direction = self.config.fidelity.value_attention
         plain_blocks = count_plain_blocks(self.tower.vision_depth)
         levels: list[torch.Tensor] = []
         values = trunk
-        for number, block in enumerate(self.tower.vision_steps[: self.levels[-1]], start=1):
+        for number, block in enumerate(self.tower.vision_steps[: max(wanted)], start=1):
             values = values if number <= plain_blocks else block.attend_values(values, direction)
-            if number in self.levels:
+            if number in wanted:
                 levels.append(functional.normalize(self.tower.project_patches(values[:, 1:]), dim=-1))
         return levels
 

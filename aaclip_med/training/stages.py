@@ -32,6 +32,8 @@ class StagePrediction(NamedTuple):
 class TextStage(nn.Module):
     """Stage 1: the frozen vision tower's view against anchors that the text adapters shape.
 
+    Its prediction has the levels that the loss counts, while it trains, and all of them in evaluation.
+
     features: a folder to keep the tower's view of an image in, for images that come again: those of validation, and where
         ``repeats`` those of training, whose augmentation then has to be off or drawn a fixed number of times.
     """
@@ -52,20 +54,25 @@ class TextStage(nn.Module):
     def forward(self, images: torch.Tensor, nouns: Sequence[str]) -> StagePrediction:
         """Images (B, 3, S, S) with a noun each."""
         with torch.no_grad():
-            features = self._look(images)
+            features = self._look(images, self._choose_levels())
         named = {noun: self.detector.encode_noun(noun) for noun in dict.fromkeys(nouns)}
         anchors = torch.stack([named[noun] for noun in nouns])
         return StagePrediction(features.levels, anchors, features.detection)
 
-    def _look(self, images: torch.Tensor) -> ImageFeatures:
+    def _choose_levels(self) -> Sequence[int]:
+        """The levels that somebody looks at."""
+        deepest = self.training and self.detector.config.fidelity.stage_one_levels == "last"
+        return self.detector.levels[-1:] if deepest else self.detector.levels
+
+    def _look(self, images: torch.Tensor, levels: Sequence[int]) -> ImageFeatures:
         """The tower's view. Where images of a batch see each other, what each gives by itself is cached, and no more."""
         if self.cache is None or (self.training and not self.repeats):
-            return self.detector.encode_value_image(images)
+            return self.detector.encode_value_image(images, levels)
         if self.detector.config.fidelity.value_attention == "across_batch":
             kept = self.cache.fetch(images, self._compute_trunk)
-            return self.detector.encode_values(kept["trunk"], kept["embedding"])
+            return self.detector.encode_values(kept["trunk"], kept["embedding"], levels)
         kept = self.cache.fetch(images, self._compute_view)
-        return ImageFeatures([kept[f"level_{number}"] for number in self.detector.levels], kept["embedding"])
+        return ImageFeatures([kept[f"level_{number}"] for number in levels], kept["embedding"])
 
     def _compute_trunk(self, images: torch.Tensor) -> Features:
         trunk, embedding = self.detector.encode_trunk(images)

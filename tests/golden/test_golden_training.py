@@ -62,8 +62,11 @@ def test_stage_one_follows_the_released_program(detector, golden, batch):
     losses, prediction, gradients = train(
         TextStage(detector), TextLoss(detector), detector.text_adapter.parameters(), 1e-3, images, target
     )
-    for level, found in zip((6, 12, 18, 24), prediction.levels, strict=True):
+    levels = detector.encode_value_image(images).levels
+    for level, found in zip((6, 12, 18, 24), levels, strict=True):
         assert_close(found.float(), golden[f"stage1_B{batch}/patch_level{level}"], rtol=0, atol=1e-5)
+    assert len(prediction.levels) == 1
+    assert_close(prediction.levels[0], levels[-1], rtol=0, atol=0)
     assert_close(prediction.detection.float(), golden[f"stage1_B{batch}/cls"], rtol=0, atol=1e-5)
     assert losses == pytest.approx(golden_facts()[f"stage1_B{batch}_losses"], rel=1e-5)
     trained = detector.text_adapter.state_dict()

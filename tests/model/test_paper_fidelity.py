@@ -198,7 +198,7 @@ def test_towers_value_attention_and_stage_one_loss_are_the_oracles(options, mean
     oracle = Oracle(detector, activation)
     with torch.no_grad():
         features = detector.encode_image(images)
-        prediction = TextStage(detector)(images, [NOUN, NOUN])
+        prediction = TextStage(detector).eval()(images, [NOUN, NOUN])
         loss = TextLoss(detector)(prediction, target)
     for number, image in enumerate(images):
         levels, detection = oracle.image_features(image)

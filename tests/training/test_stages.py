@@ -48,6 +48,17 @@ def test_cached_features_are_the_computed_ones(fidelity, images, tmp_path):
     assert_close(again.detection, first.detection.flip(0), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(("fidelity", "count"), [("reference", 1), ("paper", 4)])
+def test_stage_one_looks_at_the_levels_that_its_loss_counts_and_at_all_in_evaluation(fidelity, count, images, target):
+    stage = TextStage(build(fidelity=fidelity))
+    loss = TextLoss(stage.detector)
+    training, evaluation = stage.train()(images, NOUNS), stage.eval()(images, NOUNS)
+    assert (len(training.levels), len(evaluation.levels)) == (count, 4)
+    for found, wanted in zip(training.levels, evaluation.levels[-count:], strict=True):
+        assert torch.equal(found, wanted)
+    assert loss(training, target) == loss(evaluation, target)
+
+
 def test_other_weights_or_another_precision_do_not_find_each_others_features(images, tmp_path):
     TextStage(build(), features=tmp_path, repeats=True)(images, NOUNS)
     TextStage(build(), torch.bfloat16, features=tmp_path, repeats=True)(images, NOUNS)
