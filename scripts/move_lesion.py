@@ -1,9 +1,9 @@
 """Volumes with a lesion in another place, made of a brain with one: python -m scripts.move_lesion IMAGE MASK --out DIR
 
 What one patient's scan teaches a detector may be where that patient's lesion lies. Each volume that this makes has the lesion
-taken out (filled from the other side of the head), put elsewhere at another size and strength, the head then warped and its grey
-values bent. ``DIR`` gets the volumes, their masks and ``index.jsonl``: the scan itself as split train, the others as split test.
-The same command gives the same volumes.
+taken out (filled from the other side of the head), put elsewhere at another size and strength, the head then warped and its
+grey values bent. ``DIR`` gets the volumes, their masks and ``index.jsonl``: the scan itself as split train, the others as split
+test. The same command gives the same volumes.
 
     aaclip-med ablate --index DIR/index.jsonl --preset brain-mri --out OUT
 """

@@ -23,11 +23,12 @@ from aaclip_med.evaluation.variants import METHOD, SCORING, Variant
 from aaclip_med.inference.bank import collect_bank
 from aaclip_med.inference.levels import learn_levels
 from aaclip_med.inference.predictor import ALL_PLANES, Predictor, Prepared, load_predictor
-from aaclip_med.inference.refinement import PUBLISHED
+from aaclip_med.inference.refinement import BEST, PUBLISHED
 from aaclip_med.model.build import build_detector
 from aaclip_med.presets import get_preset
 from aaclip_med.scoring.curve import BinnedCurve
 from aaclip_med.scoring.metrics import auroc
+from aaclip_med.scoring.pooling import pool_maps, smooth_scores
 
 Array = np.ndarray[Any, Any]
 Train = Callable[[dict[str, Any]], Path]
@@ -38,6 +39,7 @@ TOP = 0.01
 ANCHORS = "anchors.png"
 BASELINES = (
     "intensity (slices: its top 1 %)",
+    "intensity (slices: its maximum, smoothed as in best)",
     "distance from the normal mean (slices: its top 1 %)",
     "untrained detector",
 )
@@ -139,19 +141,18 @@ def judge_baselines(
             normal &= ~cut.masks[cut.used]
         total, count = total + float(images[normal].sum()), count + int(normal.sum())
     mean = total / max(count, 1)
-    intensity, distance = _Figures(), _Figures()
+    untrained = Predictor(build_detector(backbone, common.get("weights"), common.get("image_size")), task)
+    intensity, smoothed, distance = _Figures(), _Figures(), _Figures()
     for case in test:
         cut = cut_case(case, task)
         images = _grey(cut.images[cut.used])
-        for figures, heat in ((intensity, images), (distance, np.where(images > 0, np.abs(images - mean), 0.0))):
-            flat = np.sort(heat.reshape(len(heat), -1), axis=1)
-            figures.add(cut, cut.used, heat, flat[:, -max(1, round(TOP * flat.shape[1])) :].mean(axis=1))
-    untrained = Predictor(build_detector(backbone, common.get("weights"), common.get("image_size")), task)
-    return [
-        intensity.row("baseline", BASELINES[0]),
-        distance.row("baseline", BASELINES[1]),
-        judge("baseline", BASELINES[2], test, untrained),
-    ]
+        far = np.where(images > 0, np.abs(images - mean), 0.0)
+        intensity.add(cut, cut.used, images, pool_maps(images, TOP))
+        smoothed.add(cut, cut.used, images, smooth_scores(pool_maps(images), untrained.place_slices(cut, cut.used), BEST.reach))
+        distance.add(cut, cut.used, far, pool_maps(far, TOP))
+    windows = zip((intensity, smoothed, distance), BASELINES, strict=False)
+    rows = [figures.row("baseline", name) for figures, name in windows]
+    return [*rows, judge("baseline", BASELINES[-1], test, untrained)]
 
 
 def judge(group: str, name: str, test: Iterable[Case], predictor: Predictor, plane: str | None = None) -> Row:
@@ -195,7 +196,8 @@ class _Figures:
     def row(self, group: str, name: str) -> Row:
         """The figures."""
         slices = auroc(np.array(self.labels), np.array(self.scores))
-        return Row(group, name, self.pixels.auroc().value, self.body.auroc().value, slices.value)
+        precision = self.pixels.average_precision().value
+        return Row(group, name, self.pixels.auroc().value, self.body.auroc().value, precision, slices.value)
 
 
 def _grey(images: Array) -> Array:

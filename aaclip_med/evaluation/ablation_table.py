@@ -13,7 +13,9 @@ from typing import Any
 from aaclip_med.data.writing import atomic_path, write_json
 from aaclip_med.errors import InputError
 
-COLUMNS = ("group", "variant", "pixel_auroc", "body_auroc", "slice_auroc")
+COLUMNS = ("group", "variant", "pixel_auroc", "body_auroc", "pixel_ap", "slice_auroc")
+FIGURES = ("pixel", "body", "precision", "slices")
+"""The fields of a row that are figures, in the columns' order."""
 
 
 @dataclass(frozen=True)
@@ -21,13 +23,14 @@ class Row:
     """A variant's figures, as fractions; NaN where the test rows have one class only.
 
     pixel: all pixels of the scored slices, on the scan's own grid. body: those above 0 under the window. slices: by their
-    scores.
+    scores. precision: average precision of all pixels.
     """
 
     group: str
     name: str
     pixel: float
     body: float
+    precision: float
     slices: float
 
 
@@ -73,16 +76,16 @@ class AblationTable:
     def show(self) -> None:
         """Write ``ablation.csv`` and ``ablation.md``."""
         rows = self.sorted()
-        lines = [(row.group, row.name, *(f"{value:.4f}" for value in (row.pixel, row.body, row.slices))) for row in rows]
+        lines = [(row.group, row.name, *(f"{getattr(row, name):.4f}" for name in FIGURES)) for row in rows]
         with atomic_path(self.folder / "ablation.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(COLUMNS)
             writer.writerows(lines)
-        head = "| | variant | pixel AUROC | pixel AUROC in the body | slice AUROC |\n|---|---|---|---|---|\n"
+        head = "| | variant | pixel AUROC | pixel AUROC in the body | pixel AP | slice AUROC |\n|---|---|---|---|---|---|\n"
         with atomic_path(self.folder / "ablation.md") as path:
             path.write_text(head + "".join(f"| {' | '.join(line)} |\n" for line in lines), encoding="utf-8")
 
 
 def _read_row(stored: dict[str, Any]) -> Row:
-    figures = (math.nan if stored[name] is None else float(stored[name]) for name in ("pixel", "body", "slices"))
+    figures = (math.nan if stored[name] is None else float(stored[name]) for name in FIGURES)
     return Row(stored["group"], stored["name"], *figures)

@@ -171,9 +171,7 @@ class Detector(Module):
             trunk = plain if number <= plain_blocks else trunk
         return trunk, functional.normalize(self.tower.project_patches(plain[:, 0]), dim=-1)
 
-    def encode_values(
-        self, trunk: torch.Tensor, embedding: torch.Tensor, levels: Sequence[int] | None = None
-    ) -> ImageFeatures:
+    def encode_values(self, trunk: torch.Tensor, embedding: torch.Tensor, levels: Sequence[int] | None = None) -> ImageFeatures:
         """The rest of stage 1's view (see ``encode_value_image``) of what ``encode_trunk`` gave."""
         return ImageFeatures([level + embedding.unsqueeze(1) for level in self.tap_values(trunk, levels)], embedding)
 

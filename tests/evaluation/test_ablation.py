@@ -47,7 +47,7 @@ def test_one_command_makes_one_table(index: Path, tmp_path: Path, capsys: pytest
     assert main(["ablate", *arguments, "--only", "scoring", "--quick"]) == 0
     with (tmp_path / "out" / "ablation.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["variant"] for row in rows[3:]] == [METHOD[0].name, *(variant.name for variant in SCORING)]
+    assert [row["variant"] for row in rows[len(BASELINES) :]] == [METHOD[0].name, *(variant.name for variant in SCORING)]
     assert all(0.0 <= float(row["pixel_auroc"]) <= 1.0 for row in rows)
     assert float(rows[0]["pixel_auroc"]) > 0.99, "the lesion is the brightest there is"
     shown = capsys.readouterr().out
@@ -59,17 +59,19 @@ def test_variants_that_train_differ_from_the_first_and_levels_are_those_asked_fo
     chosen = choose_variants(["as trained by default", "no disentangling", "deepest level alone"])
     said: list[str] = []
     rows = ablate(index, "brain-mri", tmp_path, train, shared=QUICK, variants=chosen, say=said.append)
-    assert [row.name for row in rows[3:]] == [variant.name for variant in chosen]
-    assert len({row.pixel for row in rows[3:]}) > 1
+    assert [row.name for row in rows[len(BASELINES) :]] == [variant.name for variant in chosen]
+    assert len({row.pixel for row in rows[len(BASELINES) :]}) > 1
     assert len(said) == 4
     assert (tmp_path / "run_deepest_level_alone" / "adapters.safetensors").is_file()
 
 
 def test_the_windowed_intensity_is_judged_as_by_hand(index: Path) -> None:
     cases = read_index(index)
-    intensity, distance, untrained = judge_baselines(cases[2:], cases[:2], "brain-mri", "tiny", {"image_size": 40})
+    intensity, smoothed, distance, untrained = judge_baselines(cases[2:], cases[:2], "brain-mri", "tiny", {"image_size": 40})
     assert intensity.pixel > 0.99
     assert intensity.slices == 1.0
+    assert (smoothed.pixel, smoothed.precision) == (intensity.pixel, intensity.precision)
+    assert smoothed.slices > 0.9
     assert distance.body > 0.9
     assert untrained.pixel < intensity.pixel
 
