@@ -57,12 +57,22 @@ def draw_training(rows: list[Row]) -> Lines:
                 f"{row['seconds_a_step']:.2f}",
                 f"{plain['seconds_a_step'] / row['seconds_a_step']:.1f}",
                 f"{row['peak_gib']:.2f}",
-                f"{row['loaded_gib']:.2f}",
+                f"{row['peak_gib'] - row['libraries_gib']:.2f}",
+                f"{(row['peak_gib'] - row['libraries_gib']) / (plain['peak_gib'] - plain['libraries_gib']):.0%}",
                 f"{(row['peak_gib'] - row['loaded_gib']) / (plain['peak_gib'] - plain['loaded_gib']):.0%}",
             ]
         )
     head = f"Optimiser steps, {rows[0]['precision']}, {rows[0]['size']} px, batch {rows[0]['batch']}:"
-    columns = ["stage", "who", "s a step", "times plain", "peak GiB", "before the step", "what it adds, of plain's"]
+    columns = [
+        "stage",
+        "who",
+        "s a step",
+        "times plain",
+        "peak GiB",
+        "without libraries",
+        "of plain's",
+        "beyond both towers, of plain's",
+    ]
     return [head, "", *_draw(columns, lines)]
 
 

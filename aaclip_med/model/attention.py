@@ -10,15 +10,8 @@ from torch import nn
 from torch.nn import functional
 
 from aaclip_med.model.config import ValueAttention
-from aaclip_med.model.linear import (
-    Activation,
-    Int8Linear,
-    Linear,
-    PackedLinear,
-    PlainLinear,
-    has_onednn,
-    multiply_transposed,
-)
+from aaclip_med.model.heads import attend_by_heads
+from aaclip_med.model.linear import Activation, Int8Linear, Linear, PackedLinear, PlainLinear, has_onednn
 
 PLAIN_BLOCKS_OF_24 = 5
 """Blocks of ViT-L, from the first, that keep their own attention; other depths keep the same share."""
@@ -28,16 +21,6 @@ ROWS_AT_ONCE = 2048
 
 LONG = 512
 """From this many tokens on, a CPU without AMX attends head by head: torch's fused kernel multiplies slowly there."""
-
-ALIGNED = 32
-SHIFT = 48.0
-"""Taken from the products of queries and keys, so that the sigmoid of what is left is their exponential."""
-
-SUMS = (1e-30, 1e-7)
-"""Between these sums of a query's weights, each weight is right to 1e-7 of itself, and those that became 0 were 1e-5 of all."""
-
-SUM_COLUMNS = 8
-"""Columns beside the values, the first of ones: oneDNN multiplies eight at a time."""
 
 Form = Literal["shared", "cast", "packed", "int8"]
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -151,39 +134,12 @@ def attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, causal: bool = False, scaled: bool = False
 ) -> torch.Tensor:
     """Scaled dot-product attention of (B, H, L, D / H) each, to (B, L, D); ``scaled``: the queries are so already."""
-    long = query.device.type == "cpu" and query.shape[2] >= LONG and not causal and not torch.is_grad_enabled()
+    long = query.device.type == "cpu" and query.shape[2] >= LONG and not causal
     if long and query.dtype in (torch.float32, torch.bfloat16) and has_onednn() and not _has_amx():
-        return _attend_by_heads(query if scaled else query * query.shape[-1] ** -0.5, key, value)
+        return attend_by_heads(query if scaled else query * query.shape[-1] ** -0.5, key, value)
     scale = 1.0 if scaled else None
     mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=causal, scale=scale)
     return mixed.transpose(1, 2).flatten(2)
-
-
-def _attend_by_heads(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """One head at a time, so that its weights (L, L) stay in the cache and go when it is done. Queries are scaled.
-
-    Far below 0 a sigmoid is an exponential, and oneDNN applies it on the way out of the product. A column of ones beside the
-    values sums the weights, for softmax to divide by, and tells whether it was far below 0; if not, the head is done again.
-    """
-    batch, heads, length, width = query.shape
-    mixed = query.new_empty(batch, length, heads, width)
-    padded = -(-length // ALIGNED) * ALIGNED  # rows of another length are slow to write
-    keys, values = query.new_zeros(padded, width), query.new_zeros(padded, width + SUM_COLUMNS)
-    values[:length, width] = 1.0  # what is filled up has no value and no part in the sum
-    shift = query.new_full((padded,), -SHIFT)
-    for image in range(batch):
-        for head in range(heads):
-            keys[:length], values[:length, :width] = key[image, head], value[image, head]
-            weights = multiply_transposed(query[image, head], keys, shift, "sigmoid")
-            weighted = multiply_transposed(weights, values.t())
-            sums = weighted[:, width : width + 1]
-            lowest, highest = sums.aminmax()
-            if SUMS[0] < lowest and highest < SUMS[1]:
-                torch.div(weighted[:, :width], sums, out=mixed[image, :, head])
-            else:
-                scores = query[image, head] @ key[image, head].t()
-                mixed[image, :, head] = scores.softmax(dim=-1) @ value[image, head]
-    return mixed.flatten(2)
 
 
 def _has_amx() -> bool:

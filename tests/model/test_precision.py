@@ -95,6 +95,23 @@ def test_attention_head_by_head_is_attention_however_large_its_products_are(dtyp
     assert found.isfinite().all()
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.01)])
+@pytest.mark.parametrize("shift", [0.0, 8.0, 60.0])
+def test_gradients_of_attention_head_by_head_are_those_of_attention(dtype, tolerance, shift):
+    generator = torch.Generator().manual_seed(2)
+    query, key, value, given = (torch.randn(2, 4, 530, 16, generator=generator) for _ in range(4))
+    query[..., 0], key[:, 1:, :, 0] = 4.0, shift  # all products of three heads of four are so much larger
+    query, key, value = (part.to(dtype).requires_grad_() for part in (query, key, value))
+    exact = [part.detach().double().requires_grad_() for part in (query, key, value)]
+    wanted = torch.nn.functional.scaled_dot_product_attention(*exact)
+    wanted.backward(given.double())
+    attend(query, key, value).backward(given.transpose(1, 2).flatten(2).to(dtype))
+    if dtype == torch.float32 or shift == 0.0:  # bf16 cannot tell large products from each other
+        for found, right in zip((query, key, value), exact, strict=True):
+            assert (found.grad.double() - right.grad).norm() < tolerance * right.grad.norm()
+    assert all(part.grad.isfinite().all() for part in (query, key, value))
+
+
 @needs_onednn
 def test_a_token_that_is_no_number_is_not_hidden():
     query, key, value = torch.randn(3, 1, 2, 530, 16, generator=torch.Generator().manual_seed(2))
