@@ -82,7 +82,8 @@ class Block:
 
     def _mix_batch(self, tokens: torch.Tensor) -> torch.Tensor:
         """The block with value-value attention over B, which sees each position by itself."""
-        attended = self._mix_values(self.norm_1(tokens).transpose(0, 1)).transpose(0, 1)
+        normed = self.norm_1(tokens).transpose(0, 1).contiguous()  # torch copies the weights for each row of one that is not
+        attended = self._mix_values(normed).transpose(0, 1)
         return self._feed(tokens + self.scale_1(attended))
 
     def _run(self, tokens: torch.Tensor, lengths: Sequence[int] | None, causal: bool) -> torch.Tensor:
