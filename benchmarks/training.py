@@ -2,8 +2,8 @@
 
     python -m benchmarks.training WHO STAGE [--precision float32|bf16] [--backbone ...] [--size ...] [--batch ...] [--once]
 
-WHO: plain, ours, cached (stage text: the tower's view of the images is on disk), checkpointed (stage image). ``--once`` times
-the first step, for batches so large that one is enough. Prints JSON: peak_gib is the process's, loaded_gib its size before the
+WHO: plain, ours, cached (stage text: the tower's view of the images is on disk), checkpointed (stage image). The second step is
+timed; with ``--once`` the first, for batches so large that one is enough. Prints JSON: peak_gib is the process's, loaded_gib its size before the
 step, with both towers, and libraries_gib its size before these were there.
 """
 
@@ -67,7 +67,7 @@ def measure(who: str, stage: str, precision: str, backbone: str, size: int, batc
 
     losses: list[float] = []
     first = time_call(lambda: losses.append(step()), repeats=1, warm=0)
-    seconds = first if once else time_call(step, repeats=1 if who == "plain" else 3, warm=0)
+    seconds = first if once else time_call(step, repeats=1, warm=0)
     folder.cleanup()
     return {
         "who": who,
