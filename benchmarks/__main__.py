@@ -2,8 +2,8 @@
 
     python -m benchmarks [--out benchmarks.json] [--parts tower training ...] [--quick]
 
-About a quarter of an hour on two quiet cores. ``--quick`` takes smaller towers, to see that all of it runs. The file is written after
-each part; a part that fails is named, the others go on, and the command ends with 1.
+About a quarter of an hour on two quiet cores. ``--quick`` takes smaller towers, to see that all of it runs. The file is written
+after each part; a part that fails is named, the others go on, and the command ends with 1.
 """
 
 from __future__ import annotations

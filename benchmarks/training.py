@@ -3,8 +3,8 @@
     python -m benchmarks.training WHO STAGE [--precision float32|bf16] [--backbone ...] [--size ...] [--batch ...] [--once]
 
 WHO: plain, ours, cached (stage text: the tower's view of the images is on disk), checkpointed (stage image). The second step is
-timed; with ``--once`` the first, for batches so large that one is enough. Prints JSON: peak_gib is the process's, loaded_gib its size before the
-step, with both towers, and libraries_gib its size before these were there.
+timed; with ``--once`` the first, for batches so large that one is enough. Prints JSON: peak_gib is the process's, loaded_gib
+its size before the step, with both towers, and libraries_gib its size before these were there.
 """
 
 from __future__ import annotations
