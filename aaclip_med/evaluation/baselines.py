@@ -66,6 +66,7 @@ def strip_adapters(predictor: Predictor) -> Predictor:
         batch_size=predictor.batch_size,
         domain=predictor.domain,
         refinement=replace(predictor.refinement, level_weights=None, bank_weight=0.0),
+        drop_background=predictor.drop_background,
     )
 
 

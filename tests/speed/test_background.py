@@ -11,6 +11,7 @@ import pytest
 from aaclip_med.cli.main import main
 from aaclip_med.data.volumes import read_volume
 from aaclip_med.errors import InputError
+from aaclip_med.evaluation.baselines import strip_adapters
 from aaclip_med.inference.engines import load_engine
 from aaclip_med.inference.job import JobRequest, load_job_predictor
 from aaclip_med.inference.predictor import load_predictor
@@ -48,6 +49,15 @@ def test_a_run_says_so_and_is_not_mixed_with_one_that_keeps_it(scan, tmp_path, c
     assert json.loads((tmp_path / "out" / "run.json").read_text())["drop_background"] is True
     assert main(["score", str(scan), *DEMO, "--out", str(tmp_path / "out")]) == 2
     assert "drop_background" in capsys.readouterr().err
+
+
+def test_the_untrained_baseline_is_judged_alike(scan):
+    predictor = load_predictor("demo", "liver-ct", refinement="published", drop_background=True)
+    untrained = strip_adapters(predictor)
+    heat = untrained.predict_volume(read_volume(scan)).heatmap
+    assert untrained.drop_background
+    assert np.isfinite(heat).all()
+    assert heat[:5, :5].max() < np.percentile(heat[np.asarray(nib.load(scan).dataobj) > -1000], 25)
 
 
 def test_onnx_runtime_refuses_it():
