@@ -136,7 +136,7 @@ def attend(
 ) -> torch.Tensor:
     """Scaled dot-product attention of (B, H, L, D / H) each, to (B, L, D); ``scaled``: the queries are so already."""
     long = query.device.type == "cpu" and query.shape[2] >= LONG and not causal
-    if long and query.dtype in (torch.float32, torch.bfloat16) and has_onednn() and not _has_amx():
+    if long and query.dtype in (torch.float32, torch.bfloat16) and has_onednn(query.dtype) and not _has_amx():
         return attend_by_heads(query if scaled else query * query.shape[-1] ** -0.5, key, value)
     scale = 1.0 if scaled else None
     mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=causal, scale=scale)

@@ -90,14 +90,12 @@ class Detector(Module):
             Faster by the share of such patches, and approximate, since the others do not attend to them any more.
         """
         self.drop_background = drop_background
-        if self.device.type != "cpu" or not has_onednn():
-            self.tower.lower_vision("cast", dtype)
-        elif dtype == torch.int8:
+        if dtype == torch.int8:
             self.tower.lower_vision("int8", choose_dtype("auto", self.device))
-        elif dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            self.tower.lower_vision("packed", dtype)
         else:
-            self.tower.lower_vision("cast", dtype)
+            packed = self.device.type == "cpu" and dtype != torch.float16 and has_onednn(dtype)
+            self.tower.lower_vision("packed" if packed else "cast", dtype)
+        self.tower.give_back()
         return self
 
     def prepare_training(self, dtype: torch.dtype) -> Detector:

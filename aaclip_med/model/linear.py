@@ -18,9 +18,18 @@ Linear = Callable[[torch.Tensor], torch.Tensor]
 Activation = Literal["none", "gelu"]
 
 
-def has_onednn() -> bool:
-    """Whether oneDNN's kernels for linear maps are there: an x86 processor, and a torch that was built with them."""
-    return torch._C._has_mkldnn and torch.backends.cpu.get_cpu_capability().startswith("AVX")
+def has_onednn(dtype: torch.dtype = torch.float32) -> bool:
+    """Whether oneDNN's kernels for linear maps of ``dtype`` are there: an x86 processor, and a torch that was built with them;
+    for bf16 one with AVX-512.
+    """
+    there = torch._C._has_mkldnn and torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    return there and (dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def has_vnni() -> bool:
+    """Whether products of 8-bit numbers are summed up in 32 bits."""
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
 
 
 def apply_linear(tokens: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -65,7 +74,8 @@ class PackedLinear:
 class Int8Linear:
     """8-bit weights, a scale for each output; 8-bit activations, a scale and a zero for each call. (..., C) to (..., C').
 
-    For x86 processors; those with VNNI multiply 8-bit numbers at twice the rate of bf16. ``dtype``: the result's.
+    For x86 processors; those with VNNI multiply 8-bit numbers at twice the rate of bf16. Others sum pairs of products in 16
+    bits, so there activations have 7 bits. ``dtype``: the result's.
     """
 
     def __init__(
@@ -84,12 +94,13 @@ class Int8Linear:
         self.bias = bias.detach().float() if bias is not None else None
         self.activation = activation
         self.dtype = dtype
+        self.steps = 254 if has_vnni() else 126  # one of room for the rounding of the zero
 
     def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
         """(..., C) to (..., C')."""
         low, high = (float(value) for value in tokens.aminmax())
         low, high = min(low, 0.0), max(high, 0.0)
-        scale = max(high - low, 1e-12) / 254.0  # one step of room for the rounding of the zero
+        scale = max(high - low, 1e-12) / self.steps
         zero = round(-low / scale)
         full = tokens.float()
         half_up = torch.tensor(zero + 0.5)

@@ -64,15 +64,20 @@ class Tower(nn.Module):
     def lower_vision(self, form: Form, dtype: torch.dtype) -> None:
         """Run the vision tower's blocks in another form (see ``Block``) from here on.
 
-        ``packed`` and ``int8`` take open_clip's blocks out of the tower, whose memory is free once nobody else holds them.
+        Raises:
+            ValueError: it runs in another form, and gave open_clip's blocks back.
         """
         if self._lowered_to == (form, dtype):
             return
+        if not self.vision_blocks:
+            raise ValueError(f"this tower runs as {self._lowered_to[1]} and gave its first weights back; load it anew")
         rows = self.grid[0] * self.grid[1] + 1
         self._lowered_to = (form, dtype)
         self._lowered = [Block(block, form, dtype, rows) for block in self.vision_blocks]
-        if form in ("packed", "int8"):
-            self.clip.visual.transformer.resblocks = nn.ModuleList()
+
+    def give_back(self) -> None:
+        """Take open_clip's blocks out of the vision tower, which runs in another form; what nobody else holds is free."""
+        self.clip.visual.transformer.resblocks = nn.ModuleList()
 
     @property
     def vision_width(self) -> int:
