@@ -20,7 +20,6 @@ from aaclip_med.data.sources import find_sources
 from aaclip_med.data.writing import prepare_output_folder, write_json
 from aaclip_med.evaluation.run import evaluate_into
 from aaclip_med.inference.calibrating import calibrate, store_calibration
-from aaclip_med.inference.cutting import describe_scale
 from aaclip_med.inference.predictor import Predictor, load_predictor
 from aaclip_med.presets import get_preset
 from aaclip_med.scoring.overview import OverviewCase, draw_overview
@@ -75,8 +74,8 @@ def _run_preset(name: str, out: Path, size: DemoSize, seed: int) -> dict[str, An
     )
     _say(f"{name}: calibrating on {size.calibration} normal phantoms, scoring {size.test} unseen ones")
     predictor = load_predictor(adapters)
-    calibration = calibrate(read_index(indexes.calibration), predictor, _track)
-    store_calibration(predictor, calibration, adapters, describe_scale(predictor.preset, None, False, predictor.refinement))
+    calibration, scale = calibrate(read_index(indexes.calibration), predictor, _track)
+    store_calibration(predictor, calibration, adapters, scale)
     predictor = load_predictor(adapters)
     cases = read_index(indexes.test)
     score_sources(

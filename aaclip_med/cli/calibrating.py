@@ -46,7 +46,7 @@ def run_calibrate(options: argparse.Namespace) -> int:
     from aaclip_med.cli.commands import load, make_cutting, read_split, track
     from aaclip_med.data.writing import prepare_output_folder
     from aaclip_med.errors import InputError
-    from aaclip_med.inference.calibrating import agree_scale, calibrate, keep_apart, store_calibration
+    from aaclip_med.inference.calibrating import calibrate, keep_apart, store_calibration
     from aaclip_med.model.checkpoint import find_checkpoint
 
     cases = read_split(options)
@@ -61,10 +61,10 @@ def run_calibrate(options: argparse.Namespace) -> int:
         raise InputError(f"adapters '{options.adapters}' cannot be written to; say where with --out FILE")
     prepare_output_folder(Path(path).absolute().parent)
     predictor = load(options)
+    predictor.forget_calibration()
     cutting = make_cutting(options)
     lessons = _learn(predictor, bank_rows, level_rows, cutting, options)
-    calibration = calibrate(cases, predictor, track, cutting, options.minimum_ml)
-    scale = agree_scale(cases, predictor, cutting)
+    calibration, scale = calibrate(cases, predictor, track, cutting, options.minimum_ml)
     store_calibration(predictor, calibration, path, scale, options.adapters, lessons)
     print(f"calibrated on {calibration.n_volumes} normal volumes, {calibration.n_voxels:,} voxels: {path}")
     if calibration.caveat:

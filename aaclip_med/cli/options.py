@@ -35,7 +35,12 @@ def add_model(command: argparse.ArgumentParser) -> None:
 def add_cutting(command: argparse.ArgumentParser, reading: bool = True) -> None:
     """How volumes are cut and windowed; ``reading``: how some of them are read as well."""
     group = command.add_argument_group("slices")
-    group.add_argument("--plane", choices=(*PLANES, "all"), help="default: the preset's; 'all' fuses the three anatomical ones")
+    group.add_argument(
+        "--plane",
+        choices=(*PLANES, "all"),
+        help="'all' fuses the three anatomical ones (default: as calibrated; else the preset's, and under refinement 'best' "
+        "all of whole volumes whose voxels are about as deep as wide)",
+    )
     window = group.add_mutually_exclusive_group()
     window.add_argument("--window", type=float, nargs=2, metavar=("LOW", "HIGH"), help="voxel values (HU) shown from 0 to 1")
     window.add_argument("--percentiles", type=float, nargs=2, metavar=("LOW", "HIGH"), help="the same, in percentiles")

@@ -21,8 +21,9 @@ from aaclip_med.evaluation.ablation_table import AblationTable, Row
 from aaclip_med.evaluation.anchors import draw_anchors, embed_prompts
 from aaclip_med.evaluation.variants import METHOD, SCORING, Variant
 from aaclip_med.inference.bank import collect_bank
+from aaclip_med.inference.fusion import ALL_PLANES
 from aaclip_med.inference.levels import learn_levels
-from aaclip_med.inference.predictor import ALL_PLANES, Predictor, Prepared, load_predictor
+from aaclip_med.inference.predictor import Predictor, Prepared, load_predictor
 from aaclip_med.inference.refinement import BEST, PUBLISHED
 from aaclip_med.model.build import build_detector
 from aaclip_med.presets import get_preset
@@ -98,6 +99,7 @@ def ablate(
         if variant.bank and bank is None:
             bank = collect_bank(known, load_predictor(path, refinement=PUBLISHED))
         predictor = load_predictor(path, refinement=variant.refinement, bank=bank if variant.bank else None)
+        predictor.refine(replace(predictor.refinement, fuse=0.0), predictor.bank)
         try:
             if variant.levels:
                 _weigh_levels(known, predictor)

@@ -58,7 +58,7 @@ def strip_adapters(predictor: Predictor) -> Predictor:
     detector = Detector(predictor.detector.config, predictor.detector.tower, adapted=False)
     detector.tower_hash = predictor.detector.tower_hash
     precision = {"torch.bfloat16": "bf16", "torch.float16": "fp16", "torch.int8": "int8"}.get(str(predictor.dtype), "float32")
-    return Predictor(
+    stripped = Predictor(
         detector,
         predictor.preset,
         device=str(predictor.device),
@@ -68,6 +68,8 @@ def strip_adapters(predictor: Predictor) -> Predictor:
         refinement=replace(predictor.refinement, level_weights=None, bank_weight=0.0),
         drop_background=predictor.drop_background,
     )
+    stripped.calibrated_plane = predictor.calibrated_plane
+    return stripped
 
 
 def tally_baselines(

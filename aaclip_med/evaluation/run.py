@@ -18,7 +18,7 @@ from aaclip_med.evaluation.evaluation import Evaluation
 from aaclip_med.evaluation.report import write_evaluation
 from aaclip_med.evaluation.tally import Tally
 from aaclip_med.evaluation.views import is_on_square, score_cases
-from aaclip_med.inference.cutting import Cutting
+from aaclip_med.inference.cutting import Cutting, find_plane
 from aaclip_med.inference.predictor import Predictor, load_predictor
 from aaclip_med.model.preprocess import fit_masks
 from aaclip_med.scoring.pooling import read_share
@@ -132,7 +132,7 @@ def _count_mask(case: Case, predictor: Predictor, cutting: Cutting) -> tuple[int
         return None
     mask = volume.array if volume.array.ndim == 3 else volume.array.max(axis=-1)
     stack = plan_volume(volume, case.plane or predictor.preset.plane).cut(mask > 0)
-    if is_on_square(cutting):
+    if is_on_square(find_plane(volume, case, predictor, cutting), cutting.stride):
         stack = fit_masks(stack, predictor.choose_side(stack.shape[1], stack.shape[2]))
     abnormal = int(np.count_nonzero(stack))
     return stack.size - abnormal, abnormal

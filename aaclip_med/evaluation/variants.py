@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aaclip_med.errors import InputError
-from aaclip_med.inference.predictor import ALL_PLANES
+from aaclip_med.inference.fusion import ALL_PLANES
 from aaclip_med.inference.refinement import BEST, PUBLISHED, Refinement
 
 

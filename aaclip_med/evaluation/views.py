@@ -13,8 +13,9 @@ import torch
 from aaclip_med.data.index import Case
 from aaclip_med.data.slices import CutCase, cut_case, read_organ
 from aaclip_med.errors import AaclipError, InputError
-from aaclip_med.inference.cutting import Cutting, adapt_case
-from aaclip_med.inference.predictor import ALL_PLANES, Predictor, Prepared, thin
+from aaclip_med.inference.cutting import Cutting, adapt_case, find_plane
+from aaclip_med.inference.fusion import ALL_PLANES
+from aaclip_med.inference.predictor import Predictor, Prepared, thin
 from aaclip_med.model.preprocess import fit_masks, resize_slices
 from aaclip_med.scoring.metrics import require_no_nan
 
@@ -30,11 +31,12 @@ class View:
     spacing: mm between slices, rows and columns of this grid. places: (S,), of the slices along their normal, in patches.
 
     The grid is the detector's square one, masks brought to it by nearest neighbour, as the released program does; for fused
-    planes and for a stride it is the slices' own.
+    planes (``plane`` is ``all``) and for a stride it is the slices' own.
     """
 
     case: Case
     cut: CutCase
+    plane: str
     numbers: list[int]
     maps: Array
     detection: Array
@@ -61,8 +63,7 @@ def score_cases(cases: Iterable[Case], predictor: Predictor, cutting: Cutting) -
     Raises:
         InputError: the industrial protocol is asked for with a stride or all planes.
     """
-    on_square = is_on_square(cutting)
-    if predictor.domain == "industrial" and not on_square:
+    if predictor.domain == "industrial" and not is_on_square(cutting.plane, cutting.stride):
         raise InputError("the industrial protocol scores every slice by itself; leave out the stride and --plane all")
     waiting: deque[tuple[Case, View | AaclipError]] = deque()
 
@@ -78,34 +79,31 @@ def score_cases(cases: Iterable[Case], predictor: Predictor, cutting: Cutting) -
             waiting.append((case, view))
             yield ready
 
-    maps: Iterator[tuple[Array, Array | None]]
-    if on_square:
-        maps = ((scores.log_odds, scores.detection) for _, (scores,) in predictor.score_prepared(prepared()))
-    else:
-        maps = ((prediction.heatmap, None) for prediction in predictor.predict_prepared(prepared()))
-    for heat, detection in maps:
+    for ready, parts in predictor.score_prepared(prepared()):
         case, view = waiting.popleft()
         while isinstance(view, AaclipError):
             yield case, view
             case, view = waiting.popleft()
-        yield case, _fill(view, heat, detection)
+        if is_on_square(view.plane, cutting.stride):
+            yield case, _fill(view, parts[0].log_odds, parts[0].detection)
+        else:
+            heat = predictor.fuse(ready, parts).heatmap
+            yield case, _fill(view, np.ascontiguousarray(view.cut.crop(view.cut.plan.cut(heat))[view.numbers]), view.detection)
     yield from waiting
 
 
-def _fill(view: View, heat: Array, detection: Array | None) -> View | InputError:
-    """The view with maps (S, h, w) of its grid and detection scores (S,), or with the heatmap of its volume and None."""
-    if detection is None:
-        heat = np.ascontiguousarray(view.cut.crop(view.cut.plan.cut(heat))[view.numbers])
+def _fill(view: View, maps: Array, detection: Array) -> View | InputError:
+    """The view with maps (S, h, w) of its grid and detection scores (S,)."""
     try:
-        require_no_nan(heat)
+        require_no_nan(maps)
     except InputError as error:
         return error
-    return replace(view, maps=heat, detection=view.detection if detection is None else detection)
+    return replace(view, maps=maps, detection=detection)
 
 
 def _prepare(view: View, predictor: Predictor, cutting: Cutting) -> Prepared:
     cut, case = view.cut, view.case
-    if cutting.plane == ALL_PLANES:
+    if view.plane == ALL_PLANES:
         organ = read_organ(case.organ_path, cut.volume) if case.organ_path else None
         return predictor.prepare(cut.volume, ALL_PLANES, case.slices, organ, cutting.stride)
     stack = cut.images.choose(thin(cut.used, cutting.stride))
@@ -119,6 +117,7 @@ def frame_case(case: Case, predictor: Predictor, cutting: Cutting) -> View:
         InputError: an image or mask cannot be used.
     """
     cut = cut_case(case, predictor.preset)
+    plane = find_plane(cut.volume, case, predictor, cutting)
     images, numbers = cut.images[cut.used], cut.used
     inside = (images.max(axis=-1) if images.ndim == 4 else images) > 0
     if cut.organ is not None:
@@ -126,18 +125,18 @@ def frame_case(case: Case, predictor: Predictor, cutting: Cutting) -> View:
     masks = cut.masks[numbers] if cut.masks is not None else None
     row_mm, column_mm, slice_mm = cut.plan.pixel_spacing(cut.volume.spacing)
     count, height, width = images.shape[:3]
-    if is_on_square(cutting):
+    if is_on_square(plane, cutting.stride):
         size = predictor.choose_side(cut.images.shape[1], cut.images.shape[2])
         inside = fit_masks(inside, size)
         masks = fit_masks(masks, size) if masks is not None else None
         row_mm, column_mm, height, width = row_mm * height / size, column_mm * width / size, size, size
     maps, places = np.zeros((count, height, width), dtype=np.float32), predictor.place_slices(cut, numbers)
-    return View(case, cut, numbers, maps, np.full(count, np.nan), masks, inside, (slice_mm, row_mm, column_mm), places)
+    return View(case, cut, plane, numbers, maps, np.full(count, np.nan), masks, inside, (slice_mm, row_mm, column_mm), places)
 
 
-def is_on_square(cutting: Cutting) -> bool:
-    """Whether cases are judged on the detector's square grid."""
-    return cutting.plane != ALL_PLANES and cutting.stride == 1
+def is_on_square(plane: str | None, stride: int) -> bool:
+    """Whether a case is judged on the detector's square grid."""
+    return plane != ALL_PLANES and stride == 1
 
 
 def show_other(view: View, paint: Callable[[Array, Array], Array]) -> View:

@@ -17,7 +17,8 @@ from aaclip_med.data.volumes import Volume
 from aaclip_med.data.writing import atomic_path
 from aaclip_med.errors import InputError
 from aaclip_med.inference.cutting import Cutting, describe_scale
-from aaclip_med.inference.predictor import ALL_PLANES, Prediction, Predictor
+from aaclip_med.inference.fusion import ALL_PLANES
+from aaclip_med.inference.predictor import Prediction, Predictor
 from aaclip_med.inference.stream import LOG_ODDS_LIMIT
 from aaclip_med.model.checkpoint import rename_weights
 from aaclip_med.scoring.calibration import Calibration, CalibrationBuilder
@@ -34,9 +35,10 @@ def calibrate(
     track: Track = iter,
     cutting: Cutting | None = None,
     minimum_ml: float = 0.0,
-) -> Calibration:
+) -> tuple[Calibration, dict[str, Any]]:
     """The distribution of the scores of normal cases: foreground voxels (above 0 under the window) and volumes; and how many
-    candidates of at least ``minimum_ml`` millilitres each threshold would find in them.
+    candidates of at least ``minimum_ml`` millilitres each threshold would find in them. With it what all of them share, plane
+    and window among it, and cases scored with it must: see ``store_calibration``.
 
     Rows of abnormal cases are left out. Heatmaps wait in the system's temporary folder until the scale is known.
 
@@ -47,12 +49,19 @@ def calibrate(
     normal = [case for case in cases if case.label == 0]
     if not normal:
         raise InputError("no normal case (label 0) in this index; calibration needs normal cases that were not trained on")
-    agree_scale(normal, predictor, cutting)
+    scale = _agree(normal, predictor, cutting)
     builder = CalibrationBuilder(-LOG_ODDS_LIMIT, LOG_ODDS_LIMIT)
     with tempfile.TemporaryDirectory() as scratch:
         kept: list[tuple[Path, float]] = []
         for case in track(normal):
-            volume, prediction, foreground = _predict(case, predictor, cutting)
+            volume, prediction, foreground, plane = _predict(case, predictor, cutting)
+            if plane != (agreed := scale["plane"] or plane):
+                raise InputError(
+                    f"{case.image_path}: voxels of {', '.join(f'{mm:.3g}' for mm in volume.spacing)} mm are scored in plane "
+                    f"{plane}, and normal rows before it in plane {agreed}; calibrate on scans of one kind, or name a plane "
+                    "with --plane"
+                )
+            scale["plane"] = plane
             builder.add_volume(prediction.heatmap[foreground], prediction.score)
             path = Path(scratch) / f"{len(kept)}.npy"
             np.save(path, prediction.heatmap)
@@ -62,43 +71,43 @@ def calibrate(
         for path, voxel_ml in kept:
             counter.add(calibration.fraction_below(np.load(path)), voxel_ml)
             path.unlink()
-    return replace(calibration, operating=counter.build())
+    return replace(calibration, operating=counter.build()), scale
 
 
-def _predict(case: Case, predictor: Predictor, cutting: Cutting) -> tuple[Volume, Prediction, Array]:
-    """A normal case, its prediction and where its foreground is, (I, J, K) bool."""
+def _predict(case: Case, predictor: Predictor, cutting: Cutting) -> tuple[Volume, Prediction, Array, str]:
+    """A normal case, its prediction, where its foreground is, (I, J, K) bool, and the plane it was scored in."""
     volume = read_source(case.image_path, allow_blank_picture=True)
     organ_path = cutting.find_organ(case.name) or case.organ_path
     organ = read_organ(organ_path, volume) if organ_path else None
-    plane = cutting.plane or case.plane
+    plane = cutting.plane or case.plane or predictor.choose_plane(volume, case.slices)
     prediction = predictor.predict_volume(volume, plane, case.slices, organ, cutting.stride)
     cut = cut_volume(volume, predictor.preset, None if plane == ALL_PLANES else plane, case.slices, organ)
     foreground = np.zeros(cut.plan.stack_shape, dtype=bool)
     images = cut.images[cut.used]
     cut.crop(foreground)[cut.used] = (images.max(axis=-1) if images.ndim == 4 else images) > 0
-    return volume, prediction, cut.plan.paste(foreground)
+    return volume, prediction, cut.plan.paste(foreground), plane
 
 
-def agree_scale(cases: Sequence[Case], predictor: Predictor, cutting: Cutting) -> dict[str, Any]:
-    """What all normal ``cases`` share and a calibration on them holds for.
+def _agree(normal: Sequence[Case], predictor: Predictor, cutting: Cutting) -> dict[str, Any]:
+    """What all ``normal`` cases share by their rows: all but the plane, where these name none.
 
     Raises:
         InputError: they differ in plane or in whether an organ is named, or a row is of another preset.
     """
-    normal = [case for case in cases if case.label == 0]
     for case in normal:
         if case.preset not in (None, predictor.preset.name):
             raise InputError(
                 f"{case.image_path}: a row of preset '{case.preset}', and the calibration is for '{predictor.preset.name}'; "
                 "calibrate each preset by itself"
             )
-    kinds = {(cutting.plane or case.plane, cutting.masks is not None or case.organ_path is not None) for case in normal}
-    scales = [describe_scale(predictor.preset, plane, inside, predictor.refinement) for plane, inside in kinds]
-    if any(scale != scales[0] for scale in scales):
+    named = {cutting.plane or case.plane for case in normal}
+    insides = {cutting.masks is not None or case.organ_path is not None for case in normal}
+    if len({plane or predictor.preset.plane for plane in named}) > 1 or len(insides) > 1:
         raise InputError(
             "the normal rows differ in plane, or some name an organ and some do not; calibrate on rows of one kind"
         )
-    return scales[0]
+    scale = describe_scale(predictor.preset, None, insides.pop(), predictor.refinement)
+    return scale | {"plane": next((plane for plane in named if plane), None)}
 
 
 def keep_apart(cases: Sequence[Case], lessons: Sequence[Case]) -> None:
@@ -126,7 +135,7 @@ def store_calibration(
 ) -> None:
     """Write the predictor's checkpoint with ``calibration``, its refinement and its bank to ``path``, whole or not at all.
 
-    ``scale``: what the cases scored with it must share (``agree_scale``). ``source``: the adapters file it was read from;
+    ``scale``: what the cases scored with it must share (``calibrate``). ``source``: the adapters file it was read from;
     weights that lie beside it are named as seen from ``path``. ``lessons``: what the provenance says of bank and level weights.
 
     Raises:

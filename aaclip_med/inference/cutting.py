@@ -8,20 +8,21 @@ from typing import Any, cast
 
 from aaclip_med.data.index import Case
 from aaclip_med.data.slices import CutCase, cut_case
-from aaclip_med.data.volumes import ENDINGS
+from aaclip_med.data.volumes import ENDINGS, Volume
 from aaclip_med.errors import InputError
-from aaclip_med.inference.predictor import ALL_PLANES, THREE_PLANES, Predictor
+from aaclip_med.inference.fusion import ALL_PLANES, cut_names
+from aaclip_med.inference.predictor import Predictor
 from aaclip_med.inference.refinement import PUBLISHED, Refinement
-from aaclip_med.presets import PlaneName, Preset
+from aaclip_med.presets import PlaneName, Preset, get_preset
 
 
 @dataclass(frozen=True)
 class Cutting:
     """How volumes are cut where the caller departs from the preset; none of it changes where a voxel lands.
 
-    plane: an anatomical plane, ``native`` or ``all``. slices: first and last used, inclusive. stride: score every n-th slice
-    and interpolate. masks: an organ's mask, or a folder with one mask a case, named as the case. volume: which one of 4-D
-    files. spacing_mm: (I, J, K) for DICOM series without a geometry of their own.
+    plane: an anatomical plane, ``native`` or ``all``; None: see ``Predictor.choose_plane``. slices: first and last used,
+    inclusive. stride: score every n-th slice and interpolate. masks: an organ's mask, or a folder with one mask a case, named
+    as the case. volume: which one of 4-D files. spacing_mm: (I, J, K) for DICOM series without a geometry of their own.
     """
 
     plane: str | None = None
@@ -46,17 +47,20 @@ class Cutting:
 
 
 def adapt_case(case: Case, predictor: Predictor, cutting: Cutting) -> Case:
-    """A row as the command's options change it: plane, slices, organ; the window where it is of the predictor's preset.
+    """A row as the command's options and the calibration change it: plane (of three, the row's own), slices, organ; the window
+    where it is of the predictor's preset.
 
     Raises:
         InputError: the folder of organ masks has none for it.
     """
+    preset = None if case.preset == predictor.preset.name else case.preset
+    plane = cutting.plane or case.plane or (None if preset else predictor.calibrated_plane)
     return replace(
         case,
-        plane=case.plane if cutting.plane in (None, ALL_PLANES) else cast("PlaneName", cutting.plane),
+        plane=case.plane if plane == ALL_PLANES else cast("PlaneName | None", plane),
         slices=cutting.slices or case.slices,
         organ_path=cutting.find_organ(case.name) or case.organ_path,
-        preset=None if case.preset == predictor.preset.name else case.preset,
+        preset=preset,
     )
 
 
@@ -67,8 +71,21 @@ def cut_planes(case: Case, predictor: Predictor, cutting: Cutting) -> list[CutCa
         InputError: an image or mask cannot be used.
     """
     adapted = adapt_case(case, predictor, cutting)
-    planes = THREE_PLANES if cutting.plane == ALL_PLANES else (adapted.plane,)
-    return [cut_case(replace(adapted, plane=cast("PlaneName | None", plane)), predictor.preset) for plane in planes]
+    cut = cut_case(adapted, predictor.preset)
+    plane = find_plane(cut.volume, adapted, predictor, cutting)
+    if plane != ALL_PLANES:
+        return [cut]
+    names = cut_names(cut.volume, plane, adapted.slices)
+    return [cut_case(replace(adapted, plane=cast("PlaneName", name)), predictor.preset) for name in names]
+
+
+def find_plane(volume: Volume, case: Case, predictor: Predictor, cutting: Cutting) -> str:
+    """The plane, or ``all``, of the volume of a row as ``adapt_case`` gives it."""
+    if cutting.plane == ALL_PLANES:
+        return ALL_PLANES
+    if case.plane or case.preset:
+        return case.plane or get_preset(cast("str", case.preset)).plane
+    return predictor.choose_plane(volume, case.slices)
 
 
 def describe_scale(preset: Preset, plane: str | None, within_organ: bool, refinement: Refinement = PUBLISHED) -> dict[str, Any]:
@@ -84,13 +101,13 @@ def describe_scale(preset: Preset, plane: str | None, within_organ: bool, refine
 
 
 def check_calibrated_alike(predictor: Predictor, plane: str | None, within_organ: bool) -> None:
-    """Refuse a calibration that was made on other cuts.
+    """Refuse a calibration that was made on other cuts; ``plane`` None: cases are scored in the calibration's.
 
     Raises:
         InputError: plane, window, organ or refinement differ.
     """
     made = predictor.checkpoint.provenance.get("calibration") if predictor.checkpoint else None
-    asked = describe_scale(predictor.preset, plane, within_organ, predictor.refinement)
+    asked = describe_scale(predictor.preset, plane or predictor.calibrated_plane, within_organ, predictor.refinement)
     if predictor.calibration is not None and made not in (None, asked):
         other = [name for name in {**made, **asked} if made.get(name) != asked.get(name)]
         was, now = (", ".join(f"{name} {_say(scale.get(name))}" for name in other) for scale in (made, asked))

@@ -38,7 +38,8 @@ def describe_finish(refinement: Refinement, domain: Domain = "medical") -> Finis
     Raises:
         InputError: the refinement takes more than one look at a slice.
     """
-    rest = replace(refinement, reach=0.0, sigma=None, sharpen=0, foreground=False, level_weights=None, bank_weight=0.0)
+    rest = replace(refinement, sigma=None, sharpen=0, foreground=False, level_weights=None, bank_weight=0.0)
+    rest = replace(rest, reach=0.0, fuse=0.0)  # what is done around a network
     if rest != PUBLISHED:
         raise InputError(
             "a network takes one look at a slice: blur, sharpening, foreground, level weights and a bank are all the "

@@ -18,6 +18,7 @@ from aaclip_med.arrays import make_array, split_slabs
 from aaclip_med.data.slices import CutCase, cut_volume
 from aaclip_med.data.volumes import Volume
 from aaclip_med.errors import InputError
+from aaclip_med.inference.fusion import choose_plane, cut_names, weigh_planes
 from aaclip_med.inference.refinement import PUBLISHED, Refinement, find_refinement, pool_scores
 from aaclip_med.inference.stream import SliceScores, SliceStream, Stack, choose_batch_size, count_nothing
 from aaclip_med.model.build import build_detector
@@ -40,8 +41,6 @@ def ignore(share: float) -> None:
     del share
 
 
-ALL_PLANES = "all"
-THREE_PLANES = ("axial", "coronal", "sagittal")
 TOP_SLICES = 3
 CHUNK = 32
 """Maps brought to the slices' size at once."""
@@ -104,6 +103,8 @@ class Predictor:
         self.batch_size = choose_batch_size(self.detector, self.device) if batch_size is None else batch_size
         self.domain: Domain = domain
         self.drop_background = drop_background
+        made = checkpoint.provenance.get("calibration") if checkpoint and calibration else None
+        self.calibrated_plane: str | None = made["plane"] if made else None
         self.engine: OnnxEngine | None = None
         self._prepared = False
         self.refine(refinement, bank)
@@ -129,6 +130,10 @@ class Predictor:
         self.refinement = refinement
         self.bank = [level.to(self.device, torch.float32) for level in bank] if bank is not None else None
 
+    def forget_calibration(self) -> None:
+        """Score as if there were none, in the model's own probability."""
+        self.calibration, self.calibrated_plane = None, None
+
     @property
     def is_demo(self) -> bool:
         """Whether every output must be marked as a demonstration."""
@@ -139,6 +144,11 @@ class Predictor:
         """What every output says of its scores."""
         scale = "calibrated: fraction of normal voxels below" if self.calibration else "UNCALIBRATED model probability"
         return f"{'DEMONSTRATION; ' if self.is_demo else ''}{scale}"
+
+    def choose_plane(self, volume: Volume, limits: tuple[int, int] | None = None) -> str:
+        """The plane of a volume where nobody names one: that of the calibration, else what preset and refinement say."""
+        fuse = self.refinement.fuse if self.domain == "medical" else 0.0
+        return self.calibrated_plane or choose_plane(volume, self.preset, fuse, limits)
 
     def choose_side(self, height: int, width: int) -> int:
         """The side, in pixels, of the square maps of slices (height, width)."""
@@ -222,10 +232,8 @@ class Predictor:
 
         Arguments and errors: see ``predict_volume``.
         """
-        if plane == ALL_PLANES and (volume.is_picture or limits is not None):
-            raise InputError(f"{volume.path}: plane 'all' is for whole volumes; leave it out for pictures and slice ranges")
-        planes = THREE_PLANES if plane == ALL_PLANES else (plane,)
-        cuts = tuple(cut_volume(volume, self.preset, name, limits, organ) for name in planes)
+        names = cut_names(volume, plane or self.choose_plane(volume, limits), limits)
+        cuts = tuple(cut_volume(volume, self.preset, name, limits, organ) for name in names)
         return Prepared(volume, organ, stride, cuts, tuple(cut.images.choose(thin(cut.used, stride)) for cut in cuts))
 
     def score_prepared(
@@ -263,19 +271,18 @@ class Predictor:
     ) -> Iterator[Prediction]:
         """The predictions of many cases, in their order; see ``score_prepared``."""
         for case, parts in self.score_prepared(cases, report):
-            yield self._fuse(case, parts)
+            yield self.fuse(case, parts)
 
-    def _fuse(self, case: Prepared, parts: list[SliceScores]) -> Prediction:
+    def fuse(self, case: Prepared, parts: list[SliceScores]) -> Prediction:
+        """The prediction of a case from the scores of its cuts, averaged where there are three."""
         predictions = [self._assemble(cut, case.stride, scores) for cut, scores in zip(case.cuts, parts, strict=True)]
         if len(predictions) == 1:
             return predictions[0]
-        pixel_mm = [cut.plan.pixel_spacing(case.volume.spacing)[:2] for cut in case.cuts]
-        weights = np.array([1.0 / (row_mm * column_mm) for row_mm, column_mm in pixel_mm])
-        weights /= weights.sum()
+        weights = weigh_planes(case.cuts)
         total = make_array(case.volume.array.shape, np.float32)
         for slab in split_slabs(predictions[0].heatmap):
-            for weight, part in zip(weights.astype(np.float32), predictions, strict=True):
-                total[slab] += weight * part.heatmap[slab]
+            for weight, part in zip(weights, predictions, strict=True):
+                total[slab] += np.float32(weight) * part.heatmap[slab]
         cut = cut_volume(case.volume, self.preset, None, None, case.organ)
         numbers = cut.used
         maps = cut.crop(cut.plan.cut(total))[numbers]
@@ -295,7 +302,8 @@ class Predictor:
         """Volume in, heatmap out: what the command line, the server and Slicer call.
 
         ``plane``: an anatomical plane, ``native``, or ``all``: axial, coronal and sagittal maps are averaged, each weighted by
-        the resolution of its slices (one over a pixel's area), and slices are counted in the preset's plane. ``limits``: first
+        the resolution of its slices (one over a pixel's area), and slices are counted in the preset's plane; None: see
+        ``choose_plane``. ``limits``: first
         and last slice used, inclusive. ``organ`` (I, J, K) bool: see ``cut_volume``. ``stride``: see ``predict``. ``report`` is
         told the share that is done.
 

@@ -37,6 +37,8 @@ class Refinement:
     reach: sigma, in patches, of a Gaussian along a volume's slices that smooths their scores: a lesion goes through several,
         and noise does not; 0: each slice by itself.
     detection_weight: log odds added to a slice's score for a detection token that is wholly "abnormal" (cosine 1).
+    fuse: volumes whose voxels are at most so many times as long as wide are scored in three planes, which are
+        averaged: three times the work; 0: in one plane. See ``fusion.choose_plane``.
     flips: the maps of a slice and of its mirror image are averaged.
     shifts: the patches are laid n times along each axis, each time a part of a patch further, and the maps interleaved: n times
         as fine, n * n times the time.
@@ -52,6 +54,7 @@ class Refinement:
     pool_share: float = 0.0
     reach: float = 0.0
     detection_weight: float = 0.0
+    fuse: float = 0.0
     flips: bool = False
     shifts: int = 1
     zoom: float = 1.0
@@ -68,6 +71,7 @@ class Refinement:
         faults = [
             (not 0.0 <= self.pool_share < 1.0, f"pool_share {self.pool_share:g}: take 0 (the maximum) to below 1"),
             (not 0.0 <= self.reach <= 10.0, f"reach {self.reach:g}: take 0 to 10 patches"),
+            (not (self.fuse == 0.0 or 1.0 <= self.fuse <= 10.0), f"fuse {self.fuse:g}: take 0, or 1 to 10"),
             (not 1 <= self.shifts <= 8, f"shifts {self.shifts}: take 1 to 8"),
             (not 1.0 <= self.zoom <= 8.0, f"zoom {self.zoom:g}: take 1 to 8"),
             (self.sigma is not None and not 0.0 <= self.sigma <= 10.0, f"sigma {self.sigma}: take 0 to 10 patches"),
@@ -109,7 +113,7 @@ class Refinement:
 
 
 PUBLISHED = Refinement()
-BEST = Refinement(reach=0.4, sigma=0.4, sharpen=5, foreground=True)
+BEST = Refinement(reach=0.4, fuse=1.5, sigma=0.4, sharpen=5, foreground=True)
 REFINEMENTS = {"published": PUBLISHED, "best": BEST}
 """By name. ``best`` holds what helped where it was measured (docs/ablation.md)."""
 
@@ -142,7 +146,7 @@ def score_pictures(
     Log odds are the levels' mean of the abnormal minus the normal logit. ``bank``: of each level the unit features (N, E) of
     normal patches.
     """
-    if replace(refinement, pool_share=0.0, reach=0.0, detection_weight=0.0) == PUBLISHED:
+    if replace(refinement, pool_share=0.0, reach=0.0, detection_weight=0.0, fuse=0.0) == PUBLISHED:
         heatmap, detection = detector(normalise_slices(pictures), anchors, domain)
         return 2.0 * heatmap[:, 0].float() / len(detector.levels) - 1.0, detection
     if pictures.shape[-1] == detector.config.image_size:

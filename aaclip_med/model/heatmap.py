@@ -193,9 +193,14 @@ class HeatmapNetwork(nn.Module):
         whole = functional.interpolate(
             log_odds.unsqueeze(1), size=(images.shape[-2], images.shape[-1]), mode="bilinear", align_corners=False
         )
-        after = torch.bucketize(whole, self.scale_log_odds).clamp(1, self.scale_log_odds.shape[0] - 1)
+        return self.rescale(whole)
+
+    @torch.jit.export
+    def rescale(self, log_odds: torch.Tensor) -> torch.Tensor:
+        """Log odds as heat, of any shape."""
+        after = torch.bucketize(log_odds, self.scale_log_odds).clamp(1, self.scale_log_odds.shape[0] - 1)
         low, high = self.scale_log_odds[after - 1], self.scale_log_odds[after]
-        share = ((whole - low) / (high - low)).clamp(0.0, 1.0)
+        share = ((log_odds - low) / (high - low)).clamp(0.0, 1.0)
         return self.scale_heat[after - 1] * (1.0 - share) + self.scale_heat[after] * share
 
 

@@ -23,7 +23,9 @@ class JobOptions(BaseModel):
 
     adapters: str | None = Field(None, description="a name of /v1/models (default: the first)", max_length=200)
     preset: str | None = Field(None, description="default: the adapters' own", json_schema_extra={"enum": [*PRESETS, None]})
-    plane: Literal["axial", "coronal", "sagittal", "native", "all"] | None = Field(None, description="default: the preset's")
+    plane: Literal["axial", "coronal", "sagittal", "native", "all"] | None = Field(
+        None, description="default: the calibration's, else by preset, refinement and voxels"
+    )
     threshold: float | None = Field(None, ge=0.0, le=1.0, description="heat at which a candidate begins")
     minimum_ml: float = Field(0.0, ge=0.0, le=1e6, description="smallest candidate in ml")
     stride: int = Field(1, ge=1, le=1000, description="score every n-th slice, interpolate between")

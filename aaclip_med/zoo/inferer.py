@@ -9,24 +9,28 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer
+from torch.nn import functional
 
-from aaclip_med.data.slices import cut_volume
+from aaclip_med.data.slices import CutCase, cut_volume
 from aaclip_med.data.volumes import Volume
-from aaclip_med.presets import Preset
+from aaclip_med.errors import InputError
+from aaclip_med.inference.fusion import cut_names, weigh_planes
+from aaclip_med.inference.predictor import Predictor
 from aaclip_med.zoo.reading import to_volumes
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 
 
 class VolumeInferer(Inferer):  # type: ignore[misc]
-    """Cuts and windows volumes as the preset says, and pastes the network's heat into their own grid.
+    """Cuts and windows volumes as the predictor would, and pastes the network's heat into their own grid.
 
-    Empty slices get the volume's lowest heat, as ``Predictor.predict`` has it. ``plane`` None: the preset's.
+    Empty slices get the volume's lowest heat, as ``Predictor.predict`` has it. ``plane`` None: see ``Predictor.choose_plane``;
+    three planes are averaged in log odds, as ``Predictor.fuse`` does.
     """
 
-    def __init__(self, preset: Preset, plane: str | None = None, batch_size: int = 16) -> None:
+    def __init__(self, predictor: Predictor, plane: str | None = None, batch_size: int = 16) -> None:
         super().__init__()
-        self.preset = preset
+        self.predictor = predictor
         self.plane = plane
         self.batch_size = batch_size
 
@@ -34,7 +38,8 @@ class VolumeInferer(Inferer):  # type: ignore[misc]
         """Volumes (B, 1 or 3, I, J, K) in the scan's own values to heat (B, 1, I, J, K) in [0, 1], with their geometry.
 
         Raises:
-            InputError: a volume does not suit the window, or no slice is left.
+            InputError: a volume does not suit the window, no slice is left, or three planes are asked of a network without
+                log odds.
         """
         del args, kwargs
         heat: torch.Tensor = torch.stack([self._draw(volume, network, inputs.device) for volume in to_volumes(inputs)])
@@ -43,14 +48,34 @@ class VolumeInferer(Inferer):  # type: ignore[misc]
         return heat
 
     def _draw(self, volume: Volume, network: Network, device: torch.device) -> torch.Tensor:
-        cut = cut_volume(volume, self.preset, self.plane)
+        names = cut_names(volume, self.plane or self.predictor.choose_plane(volume))
+        cuts = [cut_volume(volume, self.predictor.preset, name) for name in names]
+        if len(cuts) == 1:
+            return torch.from_numpy(self._paste(cuts[0], network, device))[None].to(device)
+        if not hasattr(network, "rescale"):
+            raise InputError(
+                "three planes are averaged in log odds, which this network does not give; set plane to one of them"
+            )
+
+        def draw_log_odds(images: torch.Tensor) -> torch.Tensor:
+            log_odds, _ = network.score(images)  # type: ignore[attr-defined]
+            return functional.interpolate(log_odds[:, None], size=images.shape[-2:], mode="bilinear", align_corners=False)
+
+        total = np.zeros(volume.array.shape[:3], dtype=np.float32)
+        for weight, cut in zip(weigh_planes(cuts), cuts, strict=True):
+            total += np.float32(weight) * self._paste(cut, draw_log_odds, device)
+        heat: torch.Tensor = network.rescale(torch.from_numpy(total)[None].to(device))
+        return heat
+
+    def _paste(self, cut: CutCase, draw: Network, device: torch.device) -> np.ndarray[Any, Any]:
+        """What ``draw`` makes of a cut's slices, (I, J, K) float32; elsewhere the lowest of it."""
         maps = []
         for start in range(0, len(cut.used), self.batch_size):
             images = cut.images[cut.used[start : start + self.batch_size]]
             images = images[:, None] if images.ndim == 3 else np.moveaxis(images, -1, 1)
             batch = torch.from_numpy(np.ascontiguousarray(images)).to(device)
-            maps.append(network(batch)[:, 0].float().cpu().numpy())
+            maps.append(draw(batch)[:, 0].float().cpu().numpy())
         drawn = np.concatenate(maps)
         stack = np.full(cut.plan.stack_shape, drawn.min(), dtype=np.float32)
         cut.crop(stack)[cut.used] = drawn
-        return torch.from_numpy(np.ascontiguousarray(cut.plan.paste(stack)))[None].to(device)
+        return np.ascontiguousarray(cut.plan.paste(stack))

@@ -401,10 +401,15 @@ def test_scores_are_refused_on_other_cuts_than_they_were_calibrated_on(
     index = ["--index", str(study / "normal.jsonl"), "--adapters", str(adapters), "--out", str(calibrated)]
     assert main(["calibrate", *index, "--plane", "all"]) == 0
     score = ["score", str(study / "images" / "head_1.nii.gz"), "--adapters", str(calibrated), "--out", str(tmp_path / "out")]
-    assert main(score) == 2
+    assert main([*score, "--plane", "axial"]) == 2
     assert "calibrated with plane all, and would score with plane axial; score" in capsys.readouterr().err
     assert main([*score, "--plane", "all", "--window", "0", "900"]) == 2
     assert main([*score, "--plane", "all"]) == 0
+    assert main([*score[:-1], str(tmp_path / "unasked")]) == 0
+    heatmaps = [nib.load(path).get_fdata() for path in sorted(tmp_path.rglob("*_heatmap.nii.gz"))]
+    np.testing.assert_array_equal(*heatmaps)
+    assert main(["calibrate", *index[:3], str(calibrated), "--out", str(calibrated)]) == 0
+    assert load_predictor(calibrated).calibrated_plane == "axial"
 
 
 def test_a_pair_of_hdr_and_img_is_read(study: Path, adapters: Path, tmp_path: Path) -> None:

@@ -175,6 +175,8 @@ def test_a_refinement_survives_json_and_says_only_what_differs() -> None:
     [
         ({"pool_share": 1.5}, "pool_share 1.5"),
         ({"reach": -1.0}, "reach -1"),
+        ({"fuse": 0.5}, "fuse 0.5"),
+        ({"fuse": float("nan")}, "fuse nan"),
         ({"shifts": 0}, "shifts 0"),
         ({"zoom": 0.5}, "zoom 0.5"),
         ({"sharpen": -1}, "sharpen -1"),

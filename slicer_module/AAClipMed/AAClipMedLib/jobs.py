@@ -22,7 +22,7 @@ DEVICES = ("auto", "cuda", "mps", "cpu")
 
 @dataclass(frozen=True)
 class Settings:
-    """How to score. plane ``preset``: the preset's own. threshold, backbone, weights None: the adapters' own."""
+    """How to score. plane ``preset``: left to the model. threshold, backbone, weights None: the adapters' own."""
 
     preset: str = "brain-mri"
     adapters: str = "demo"
