@@ -241,6 +241,7 @@ def _describe_settings(predictor: Predictor, task: Task, point: OperatingPoint) 
         "preset": asdict(predictor.preset),
         "precision": str(predictor.dtype),
         "drop_background": predictor.drop_background,
+        "refinement": predictor.refinement.to_json(),
         "engine": "torch" if predictor.engine is None else "onnx",
         "cutting": asdict(task.cutting),
         "threshold": point.threshold,

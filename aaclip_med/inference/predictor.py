@@ -127,6 +127,10 @@ class Predictor:
             raise InputError(
                 f"the bank of normal patches is of {len(bank)} levels, and the detector has {levels}; make another"
             )
+        width = self.detector.tower.embed_dim
+        if bank is not None and any(level.ndim != 2 or level.shape[1] != width for level in bank):
+            shapes = ", ".join(str(tuple(level.shape)) for level in bank)
+            raise InputError(f"the bank's normal patches are {shapes}, and the detector's are {width} wide; make another")
         self.refinement = refinement
         self.bank = [level.to(self.device, torch.float32) for level in bank] if bank is not None else None
 

@@ -102,7 +102,10 @@ def test_a_case_whose_mask_file_is_gone_is_written_again(scans: Path, tmp_path: 
 
 @pytest.mark.parametrize(
     ("option", "named"),
-    [(["--threshold", "0.9"], "operating_point, threshold"), (["--heatmap-format", "mha"], "outputs")],
+    [
+        (["--threshold", "0.9"], "operating_point, threshold"),
+        (["--heatmap-format", "mha"], "outputs"),
+    ],
 )
 def test_another_setting_is_refused_unless_asked_for(
     option: list[str], named: str, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -112,6 +115,16 @@ def test_another_setting_is_refused_unless_asked_for(
     assert main([*command, *option]) == 2
     assert f"other settings ({named})" in capsys.readouterr().err
     assert main([*command, *option, "--overwrite"]) == 0
+
+
+def test_another_refinement_of_adapters_without_a_calibration_is_refused(
+    scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ["--adapters", "none", "--preset", "brain-mri", "--backbone", "tiny", "--image-size", "40"]
+    command = ["score", str(scans / "case_00.nii.gz"), *model, "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert main([*command, "--refinement", "best"]) == 2
+    assert "other settings (refinement)" in capsys.readouterr().err
 
 
 def test_two_runs_do_not_share_a_folder(scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -135,6 +135,8 @@ def test_a_bank_weight_without_a_bank_is_refused(learned: Path) -> None:
     assert load_predictor(learned, refinement=Refinement(bank_weight=5.0)).bank is not None
     with pytest.raises(InputError, match="the bank of normal patches is of 1 levels, and the detector has 4"):
         load_predictor("demo", "brain-mri", bank=[torch.zeros(3, 8)])
+    with pytest.raises(InputError, match=r"\(3, 8\), .* and the detector's are \d+ wide"):
+        load_predictor("demo", "brain-mri", bank=[torch.zeros(3, 8)] * 4)
 
 
 @pytest.mark.parametrize(
