@@ -104,7 +104,7 @@ class Predictor:
         self.domain: Domain = domain
         self.drop_background = drop_background
         made = checkpoint.provenance.get("calibration") if checkpoint and calibration else None
-        self.calibrated_plane: str | None = made["plane"] if made else None
+        self.calibrated_plane: str | None = made.get("plane") if made else None
         self.engine: OnnxEngine | None = None
         self._prepared = False
         self.refine(refinement, bank)
