@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from aaclip_med import __version__
+from aaclip_med.data.fusion import ALL_PLANES
 from aaclip_med.data.index import Case, read_index
 from aaclip_med.data.slices import CutCase, cut_case
 from aaclip_med.errors import InputError
@@ -21,7 +22,6 @@ from aaclip_med.evaluation.ablation_table import AblationTable, Row
 from aaclip_med.evaluation.anchors import draw_anchors, embed_prompts
 from aaclip_med.evaluation.variants import METHOD, SCORING, Variant
 from aaclip_med.inference.bank import collect_bank
-from aaclip_med.inference.fusion import ALL_PLANES
 from aaclip_med.inference.levels import learn_levels
 from aaclip_med.inference.predictor import Predictor, Prepared, load_predictor
 from aaclip_med.inference.refinement import BEST, PUBLISHED

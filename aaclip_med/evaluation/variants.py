@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from aaclip_med.data.fusion import ALL_PLANES
 from aaclip_med.errors import InputError
-from aaclip_med.inference.fusion import ALL_PLANES
 from aaclip_med.inference.refinement import BEST, PUBLISHED, Refinement
 
 

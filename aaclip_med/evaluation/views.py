@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from aaclip_med.data.fusion import ALL_PLANES
 from aaclip_med.data.index import Case
 from aaclip_med.data.slices import CutCase, cut_case, read_organ
 from aaclip_med.errors import AaclipError, InputError
 from aaclip_med.inference.cutting import Cutting, adapt_case, find_plane
-from aaclip_med.inference.fusion import ALL_PLANES
 from aaclip_med.inference.predictor import Predictor, Prepared, thin
 from aaclip_med.model.preprocess import fit_masks, resize_slices
 from aaclip_med.scoring.metrics import require_no_nan

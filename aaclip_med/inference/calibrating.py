@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from aaclip_med.data.fusion import ALL_PLANES
 from aaclip_med.data.index import Case
 from aaclip_med.data.slices import cut_volume, read_organ
 from aaclip_med.data.sources import read_source
@@ -17,7 +18,6 @@ from aaclip_med.data.volumes import Volume
 from aaclip_med.data.writing import atomic_path
 from aaclip_med.errors import InputError
 from aaclip_med.inference.cutting import Cutting, describe_scale
-from aaclip_med.inference.fusion import ALL_PLANES
 from aaclip_med.inference.predictor import Prediction, Predictor
 from aaclip_med.inference.stream import LOG_ODDS_LIMIT
 from aaclip_med.model.checkpoint import rename_weights

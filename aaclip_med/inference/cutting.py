@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+from aaclip_med.data.fusion import ALL_PLANES, cut_names
 from aaclip_med.data.index import Case
 from aaclip_med.data.slices import CutCase, cut_case
 from aaclip_med.data.volumes import ENDINGS, Volume
 from aaclip_med.errors import InputError
-from aaclip_med.inference.fusion import ALL_PLANES, cut_names
 from aaclip_med.inference.predictor import Predictor
 from aaclip_med.inference.refinement import PUBLISHED, Refinement
 from aaclip_med.presets import PlaneName, Preset, get_preset
@@ -76,7 +76,7 @@ def cut_planes(case: Case, predictor: Predictor, cutting: Cutting) -> list[CutCa
     if plane != ALL_PLANES:
         return [cut]
     names = cut_names(cut.volume, plane, adapted.slices)
-    return [cut_case(replace(adapted, plane=cast("PlaneName", name)), predictor.preset) for name in names]
+    return [cut_case(replace(adapted, plane=name), predictor.preset) for name in names]
 
 
 def find_plane(volume: Volume, case: Case, predictor: Predictor, cutting: Cutting) -> str:

@@ -15,10 +15,10 @@ import torch
 from torch.nn import functional
 
 from aaclip_med.arrays import make_array, split_slabs
+from aaclip_med.data.fusion import choose_plane, cut_names, weigh_planes
 from aaclip_med.data.slices import CutCase, cut_volume
 from aaclip_med.data.volumes import Volume
 from aaclip_med.errors import InputError
-from aaclip_med.inference.fusion import choose_plane, cut_names, weigh_planes
 from aaclip_med.inference.refinement import PUBLISHED, Refinement, find_refinement, pool_scores
 from aaclip_med.inference.stream import SliceScores, SliceStream, Stack, choose_batch_size, count_nothing
 from aaclip_med.model.build import build_detector
@@ -282,7 +282,7 @@ class Predictor:
         predictions = [self._assemble(cut, case.stride, scores) for cut, scores in zip(case.cuts, parts, strict=True)]
         if len(predictions) == 1:
             return predictions[0]
-        weights = weigh_planes(case.cuts)
+        weights = weigh_planes(case.volume, [cut.plan for cut in case.cuts])
         total = make_array(case.volume.array.shape, np.float32)
         for slab in split_slabs(predictions[0].heatmap):
             for weight, part in zip(weights, predictions, strict=True):

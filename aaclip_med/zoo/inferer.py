@@ -11,10 +11,10 @@ from monai.data import MetaTensor
 from monai.inferers import Inferer
 from torch.nn import functional
 
+from aaclip_med.data.fusion import cut_names, weigh_planes
 from aaclip_med.data.slices import CutCase, cut_volume
 from aaclip_med.data.volumes import Volume
 from aaclip_med.errors import InputError
-from aaclip_med.inference.fusion import cut_names, weigh_planes
 from aaclip_med.inference.predictor import Predictor
 from aaclip_med.zoo.reading import to_volumes
 
@@ -62,7 +62,7 @@ class VolumeInferer(Inferer):  # type: ignore[misc]
             return functional.interpolate(log_odds[:, None], size=images.shape[-2:], mode="bilinear", align_corners=False)
 
         total = np.zeros(volume.array.shape[:3], dtype=np.float32)
-        for weight, cut in zip(weigh_planes(cuts), cuts, strict=True):
+        for weight, cut in zip(weigh_planes(volume, [cut.plan for cut in cuts]), cuts, strict=True):
             total += np.float32(weight) * self._paste(cut, draw_log_odds, device)
         heat: torch.Tensor = network.rescale(torch.from_numpy(total)[None].to(device))
         return heat

@@ -1,4 +1,4 @@
-"""When three planes are fused without being asked for, and who agrees on it: predictor, index rows, calibration, bundle."""
+"""When three planes are fused without being asked for, and who agrees on it: predictor, rows, calibration, bundle."""
 
 from __future__ import annotations
 
