@@ -17,6 +17,7 @@ from aaclip_med import __version__
 from aaclip_med.data.fusion import ALL_PLANES
 from aaclip_med.data.index import Case, read_index
 from aaclip_med.data.slices import CutCase, cut_case
+from aaclip_med.data.writing import prepare_output_folder
 from aaclip_med.errors import InputError
 from aaclip_med.evaluation.ablation_table import AblationTable, Row
 from aaclip_med.evaluation.anchors import draw_anchors, embed_prompts
@@ -66,13 +67,14 @@ def ablate(
     Raises:
         InputError: there is no test row, or none to train on, ``out`` holds an ablation with other settings, or what ``train``
             raises.
+        OutputError: ``out`` cannot be written to.
     """
     cases = read_index(index)
     test = [case for case in cases if case.split == "test"]
     known = [case for case in cases if case.split != "test"]
     if not test or not known:
         raise InputError(f"{index}: an ablation needs rows of split 'test' and others to train on; see aaclip-med index split")
-    folder = Path(out)
+    folder = prepare_output_folder(out)
     digest = hashlib.sha256(Path(index).read_bytes()).hexdigest()
     settings = {"version": __version__, "index": digest, "preset": preset, "backbone": backbone, **(shared or {})}
     table = AblationTable(folder, settings, [*BASELINES, *(variant.name for variant in (*METHOD, *SCORING))])

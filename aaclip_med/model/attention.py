@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from aaclip_med.model.config import ValueAttention
 from aaclip_med.model.heads import attend_by_heads
-from aaclip_med.model.linear import Activation, Int8Linear, Linear, PackedLinear, PlainLinear, has_onednn
+from aaclip_med.model.linear import Activation, Int8Linear, Linear, PackedLinear, PlainLinear, has_instructions, has_onednn
 
 PLAIN_BLOCKS_OF_24 = 5
 """Blocks of ViT-L, from the first, that keep their own attention; other depths keep the same share."""
@@ -136,16 +136,11 @@ def attend(
 ) -> torch.Tensor:
     """Scaled dot-product attention of (B, H, L, D / H) each, to (B, L, D); ``scaled``: the queries are so already."""
     long = query.device.type == "cpu" and query.shape[2] >= LONG and not causal
-    if long and query.dtype in (torch.float32, torch.bfloat16) and has_onednn(query.dtype) and not _has_amx():
+    if long and query.dtype in (torch.float32, torch.bfloat16) and has_onednn(query.dtype) and not has_instructions("amx_bf16"):
         return attend_by_heads(query if scaled else query * query.shape[-1] ** -0.5, key, value)
     scale = 1.0 if scaled else None
     mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=causal, scale=scale)
     return mixed.transpose(1, 2).flatten(2)
-
-
-def _has_amx() -> bool:
-    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("amx_bf16"))
 
 
 def _scale_queries(weight: torch.Tensor, bias: torch.Tensor | None, heads: int) -> tuple[torch.Tensor, torch.Tensor | None]:

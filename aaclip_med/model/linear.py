@@ -26,10 +26,10 @@ def has_onednn(dtype: torch.dtype = torch.float32) -> bool:
     return there and (dtype != torch.bfloat16 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def has_vnni() -> bool:
-    """Whether products of 8-bit numbers are summed up in 32 bits."""
+def has_instructions(*names: str) -> bool:
+    """Whether the processor has any of these sets of instructions, as far as this torch can say."""
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(capabilities.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
+    return any(capabilities.get(name) for name in names)
 
 
 def apply_linear(tokens: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -94,7 +94,8 @@ class Int8Linear:
         self.bias = bias.detach().float() if bias is not None else None
         self.activation = activation
         self.dtype = dtype
-        self.steps = 254 if has_vnni() else 126  # one of room for the rounding of the zero
+        wide = has_instructions("avx512_vnni", "avx_vnni", "amx_int8")
+        self.steps = 254 if wide else 126  # one step of room for the rounding of the zero
 
     def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
         """(..., C) to (..., C')."""

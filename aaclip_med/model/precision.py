@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from aaclip_med.errors import InputError
-from aaclip_med.model.linear import has_onednn
+from aaclip_med.model.linear import has_instructions, has_onednn
 
 PrecisionName = Literal["auto", "float32", "bf16", "fp16", "int8"]
 
@@ -47,11 +47,7 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
         raise InputError("precision 'int8' is for x86 processors; take bf16 or fp16 on a GPU, float32 elsewhere")
     if precision != "auto":
         return _DTYPES[precision]
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported()
-    else:
-        capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-        native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    native = torch.cuda.is_bf16_supported() if device.type == "cuda" else has_instructions("avx512_bf16", "amx_bf16")
     return torch.bfloat16 if native else torch.float32
 
 

@@ -65,6 +65,19 @@ def test_variants_that_train_differ_from_the_first_and_levels_are_those_asked_fo
     assert (tmp_path / "run_deepest_level_alone" / "adapters.safetensors").is_file()
 
 
+def test_rows_are_of_one_plane_unless_they_say_so_even_where_best_would_fuse(index: Path, tmp_path: Path) -> None:
+    for path in index.parent.glob("*.nii.gz"):
+        scan = nib.load(path)
+        cubes = np.repeat(np.asarray(scan.dataobj), 3, axis=2)
+        nib.save(nib.Nifti1Image(cubes, np.diag([2.0, 2.0, 2.0, 1.0])), tmp_path / path.name)
+    (tmp_path / "index.jsonl").write_text(index.read_text())
+    names = ["best", "best, three planes"]
+    rows = ablate(tmp_path / "index.jsonl", "brain-mri", tmp_path / "out", train, shared=QUICK, variants=choose_variants(names))
+    one, three = rows[len(BASELINES) :]
+    assert [one.name, three.name] == names
+    assert one.precision != three.precision
+
+
 def test_the_windowed_intensity_is_judged_as_by_hand(index: Path) -> None:
     cases = read_index(index)
     intensity, smoothed, distance, untrained = judge_baselines(cases[2:], cases[:2], "brain-mri", "tiny", {"image_size": 40})

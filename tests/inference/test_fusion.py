@@ -43,22 +43,22 @@ def a_volume(shape: tuple[int, int, int] = (20, 22, 16), affine: np.ndarray = CU
 
 
 @pytest.mark.parametrize(
-    ("predictor", "volume", "limits", "plane"),
+    ("options", "volume", "limits", "plane"),
     [
-        (a_predictor(), a_volume(), None, "all"),
-        (a_predictor(PUBLISHED), a_volume(), None, "axial"),
-        (a_predictor(preset="liver-ct"), a_volume(), None, "all"),
-        (a_predictor(preset="retinal-oct"), a_volume(), None, "native"),
-        (a_predictor(domain="industrial"), a_volume(), None, "axial"),
-        (a_predictor(), a_volume(affine=SLABS), None, "axial"),
-        (a_predictor(), a_volume((40, 40, 16)), None, "axial"),
-        (a_predictor(), a_volume((20, 22, 1), is_picture=True), None, "axial"),
-        (a_predictor(), a_volume(), (2, 9), "axial"),
+        ({}, a_volume(), None, "all"),
+        ({"refinement": PUBLISHED}, a_volume(), None, "axial"),
+        ({"preset": "liver-ct"}, a_volume(), None, "all"),
+        ({"preset": "retinal-oct"}, a_volume(), None, "native"),
+        ({"domain": "industrial"}, a_volume(), None, "axial"),
+        ({}, a_volume(affine=SLABS), None, "axial"),
+        ({}, a_volume((40, 40, 16)), None, "axial"),
+        ({}, a_volume((20, 22, 1), is_picture=True), None, "axial"),
+        ({}, a_volume(), (2, 9), "axial"),
     ],
     ids=["cubes", "published", "another preset", "b-scans", "industrial", "thick slices", "a slab", "picture", "range"],
 )
-def test_whole_volumes_of_voxels_as_deep_as_wide_are_fused_under_best_alone(predictor, volume, limits, plane) -> None:
-    assert predictor.choose_plane(volume, limits) == plane
+def test_whole_volumes_of_voxels_as_deep_as_wide_are_fused_under_best_alone(options, volume, limits, plane) -> None:
+    assert a_predictor(**options).choose_plane(volume, limits) == plane
 
 
 def test_nobody_asking_is_asking_for_what_is_chosen() -> None:
