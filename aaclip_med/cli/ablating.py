@@ -26,7 +26,9 @@ def add_ablate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     command.add_argument("--no-augmentation", action="store_true")
     command.add_argument("--image-epochs", type=int, metavar="N", help="of stage 2 (default: the recipe's)")
     command.add_argument("--quick", action="store_true", help="an epoch a stage: to see that it runs")
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument(
+        "--seeds", type=int, nargs="+", default=[0], metavar="N", help="a training each; the table has their mean"
+    )
 
 
 def run_ablate(options: argparse.Namespace) -> int:
@@ -37,14 +39,14 @@ def run_ablate(options: argparse.Namespace) -> int:
     from aaclip_med.training.bundle import train
 
     out = prepare_output_folder(options.out)
-    shared: dict[str, Any] = {"seed": options.seed, "augment": not options.no_augmentation}
+    shared: dict[str, Any] = {"augment": not options.no_augmentation}
     names = ("weights", "image_size", "image_epochs")
     shared |= {name: value for name in names if (value := getattr(options, name)) is not None}
     if options.quick:
         shared |= {"text_epochs": 1, "image_epochs": 1}
     parts = {"method": METHOD, "scoring": (METHOD[0], *SCORING), None: (*METHOD, *SCORING)}
     variants = choose_variants(options.variants) if options.variants else parts[options.only]
-    ablate(options.index, options.preset, out, train, options.backbone, shared, variants, _say)
+    ablate(options.index, options.preset, out, train, options.backbone, shared, variants, options.seeds, _say)
     print((out / "ablation.md").read_text(encoding="utf-8"), end="")
     return 0
 

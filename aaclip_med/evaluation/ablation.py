@@ -27,6 +27,7 @@ from aaclip_med.inference.levels import learn_levels
 from aaclip_med.inference.predictor import Predictor, Prepared, load_predictor
 from aaclip_med.inference.refinement import BEST, PUBLISHED
 from aaclip_med.model.build import build_detector
+from aaclip_med.model.checkpoint import ZERO_SHOT
 from aaclip_med.presets import get_preset
 from aaclip_med.scoring.curve import BinnedCurve
 from aaclip_med.scoring.metrics import auroc
@@ -43,8 +44,9 @@ BASELINES = (
     "intensity (slices: its top 1 %)",
     "intensity (slices: its maximum, smoothed as in best)",
     "distance from the normal mean (slices: its top 1 %)",
-    "untrained detector",
+    "untrained tower",
 )
+ONE_PLANE = replace(BEST, fuse=0.0)
 
 
 def ablate(
@@ -55,60 +57,81 @@ def ablate(
     backbone: str = "tiny",
     shared: dict[str, Any] | None = None,
     variants: Sequence[Variant] = (*METHOD, *SCORING),
+    seeds: Sequence[int] = (0,),
     say: Say = print,
 ) -> list[Row]:
-    """Train and score every variant; writes ``ablation.csv``, ``ablation.md``, ``ablation.json`` and ``anchors.png`` into
-    ``out`` as they come.
+    """Train and score every variant by every seed; writes ``ablation.csv``, ``ablation.md``, ``ablation.json`` and
+    ``anchors.png`` into ``out`` as they come.
 
     Rows of split ``test`` are scored, all others are trained on. Rows and trainings that an earlier run left in ``out`` are
-    kept. A variant that these cases cannot have is left out, and told. ``train`` runs the bundle with overrides and returns
-    the adapters file; ``shared``: overrides for every variant.
+    kept, and other seeds and variants may be added. A variant that these cases cannot have is left out, and told. ``train``
+    runs the bundle with overrides and returns the adapters file; ``shared``: overrides for every variant.
 
     Raises:
-        InputError: there is no test row, or none to train on, ``out`` holds an ablation with other settings, or what ``train``
-            raises.
+        InputError: there is no test row, an abnormal one without a mask, or none to train on, ``out`` holds an ablation with
+            other settings, or what ``train`` raises.
         OutputError: ``out`` cannot be written to.
     """
     cases = read_index(index)
     test = [case for case in cases if case.split == "test"]
     known = [case for case in cases if case.split != "test"]
-    if not test or not known:
+    if not test or all(case.split == "val" for case in known):
         raise InputError(f"{index}: an ablation needs rows of split 'test' and others to train on; see aaclip-med index split")
+    lessons = [case for case in known if case.split != "val"]
+    for case in test:
+        if case.label and case.mask_path is None:
+            raise InputError(f"{index}: row {case.row} is abnormal and has no mask (mask_path) to compare its map with")
     folder = prepare_output_folder(out)
     digest = hashlib.sha256(Path(index).read_bytes()).hexdigest()
     settings = {"version": __version__, "index": digest, "preset": preset, "backbone": backbone, **(shared or {})}
     table = AblationTable(folder, settings, [*BASELINES, *(variant.name for variant in (*METHOD, *SCORING))])
     common = {"preset": preset, "index": str(index), "backbone": backbone, "cache_dir": str(folder / "cache"), **(shared or {})}
 
-    def find_adapters(variant: Variant) -> Path:
-        run = folder / f"run_{re.sub('[^a-z0-9]+', '_', variant.name).strip('_')}"
+    def find_adapters(variant: Variant, seed: int) -> Path:
+        run = folder / f"run_{re.sub('[^a-z0-9]+', '_', variant.name).strip('_')}_seed{seed}"
         path = run / "adapters.safetensors"
         if path.is_file():
             return path
-        return train(common | _settle(variant.training, backbone) | {"output_dir": str(run)})
+        return train(common | _settle(variant.training, backbone) | {"seed": seed, "output_dir": str(run)})
 
-    if not set(BASELINES) <= table.rows.keys():
+    if not table.holds(BASELINES):
         say("baselines")
         table.add(*judge_baselines(known, test, preset, backbone, common))
-    bank: tuple[torch.Tensor, ...] | None = None
-    for number, variant in enumerate(variants):
-        if variant.name in table.rows:
-            continue
-        say(f"{number + 1} of {len(variants)}: {variant.name}")
-        path = find_adapters(variant if variant.training else METHOD[0])
-        if not variant.training and not (folder / ANCHORS).is_file():
-            _draw_organs(path, backbone, common, folder)
-        if variant.bank and bank is None:
-            bank = collect_bank(known, load_predictor(path, refinement=PUBLISHED))
-        predictor = load_predictor(path, refinement=variant.refinement, bank=bank if variant.bank else None)
-        predictor.refine(replace(predictor.refinement, fuse=0.0), predictor.bank)
-        try:
-            if variant.levels:
-                _weigh_levels(known, predictor)
-            table.add(judge(variant.group, variant.name, test, predictor, variant.plane))
-        except InputError as error:
-            say(f"left out: {variant.name}: {error}")
+    for seed in seeds:
+        bank: tuple[torch.Tensor, ...] | None = None
+        for number, variant in enumerate(variants):
+            if table.holds([variant.name], seed):
+                continue
+            say(f"seed {seed}, {number + 1} of {len(variants)}: {variant.name}")
+            path = find_adapters(variant if variant.training else METHOD[0], seed)
+            if not variant.training and not (folder / ANCHORS).is_file():
+                _draw_organs(path, backbone, common | {"seed": seed}, folder)
+            if variant.bank and bank is None:
+                bank = collect_bank(lessons, load_predictor(path, refinement=PUBLISHED))
+            predictor = load_predictor(path, refinement=variant.refinement, bank=bank if variant.bank else None)
+            predictor.refine(replace(predictor.refinement, fuse=0.0), predictor.bank)
+            try:
+                if variant.levels:
+                    _weigh_levels(known, predictor)
+                if variant.level is not None:
+                    _take_level(predictor, variant.level)
+                table.add(replace(judge(variant.group, variant.name, test, predictor, variant.plane), seed=seed))
+            except InputError as error:
+                say(f"left out: {variant.name}: {error}")
     return table.sorted()
+
+
+def _take_level(predictor: Predictor, level: int) -> None:
+    """Let the predictor look at one of its levels alone, counted from the shallowest.
+
+    Raises:
+        InputError: there are fewer.
+    """
+    levels = len(predictor.detector.levels)
+    if level >= levels:
+        raise InputError(f"the tower has {levels} levels")
+    weights = tuple(float(number == level) for number in range(levels))
+    predictor.refine(replace(predictor.refinement, level_weights=weights), predictor.bank)
 
 
 def _weigh_levels(known: Sequence[Case], predictor: Predictor) -> None:
@@ -125,16 +148,19 @@ def _weigh_levels(known: Sequence[Case], predictor: Predictor) -> None:
 
 
 def _draw_organs(adapters: Path, backbone: str, common: dict[str, Any], folder: Path) -> None:
-    """``anchors.png``: the prompts of all organs before and after training."""
-    fresh = build_detector(backbone, common.get("weights"), common.get("image_size"), seed=common.get("seed", 0))
-    clouds = {"fresh text adapters": embed_prompts(fresh), "trained": embed_prompts(build_detector(adapters=adapters))}
-    draw_anchors(folder / ANCHORS, clouds)
+    """``anchors.png``: the prompts of all organs through fresh adapters and through trained ones."""
+    tower = (backbone, common.get("weights"), common.get("image_size"))
+    fresh, trained = build_detector(*tower, seed=common["seed"]), build_detector(adapters=adapters)
+    clouds = {"fresh text adapters": embed_prompts(fresh), "trained": embed_prompts(trained)}
+    draw_anchors(folder / ANCHORS, clouds, embed_prompts(build_detector(*tower, adapters=ZERO_SHOT)))
 
 
 def judge_baselines(
     known: Sequence[Case], test: Sequence[Case], preset: str, backbone: str, common: dict[str, Any]
 ) -> list[Row]:
-    """What no training reaches: the windowed intensity, its distance from the normal mean, and the untrained detector."""
+    """What training has to beat: the windowed intensity, its distance from the normal mean, and the tower without adapters,
+    scored as ``best`` in one plane.
+    """
     task = get_preset(preset)
     total, count = 0.0, 0
     for case in known:
@@ -145,7 +171,8 @@ def judge_baselines(
             normal &= ~cut.masks[cut.used]
         total, count = total + float(images[normal].sum()), count + int(normal.sum())
     mean = total / max(count, 1)
-    untrained = Predictor(build_detector(backbone, common.get("weights"), common.get("image_size")), task)
+    tower = build_detector(backbone, common.get("weights"), common.get("image_size"), adapters=ZERO_SHOT)
+    untrained = Predictor(tower, task, refinement=ONE_PLANE)
     intensity, smoothed, distance = _Figures(), _Figures(), _Figures()
     for case in test:
         cut = cut_case(case, task)
@@ -160,7 +187,9 @@ def judge_baselines(
 
 
 def judge(group: str, name: str, test: Iterable[Case], predictor: Predictor, plane: str | None = None) -> Row:
-    """Score ``test`` and compare with its masks, on the scans' own grid; of ``all`` planes within the rows' slice ranges."""
+    """Score ``test`` and compare with its masks, on the scans' own grid; of another plane than the preset's, and of ``all``,
+    within the rows' slice ranges. The score of a slice that was not scored as such is the maximum of its heat.
+    """
     figures = _Figures()
     waiting: deque[CutCase] = deque()
 
@@ -168,14 +197,18 @@ def judge(group: str, name: str, test: Iterable[Case], predictor: Predictor, pla
         for case in test:
             cut = cut_case(case, predictor.preset)
             waiting.append(cut)
-            limits = None if plane == ALL_PLANES else case.slices
+            limits = None if plane else case.slices
             yield predictor.prepare(cut.volume, plane or case.plane, limits, _uncut_organ(cut))
 
     for prediction in predictor.predict_prepared(prepared()):
         cut = waiting.popleft()
         heat = cut.crop(cut.plan.cut(prediction.heatmap))[cut.used]
-        at = {number: place for place, number in enumerate(prediction.slices)}
-        figures.add(cut, cut.used, heat, prediction.slice_scores[[at[number] for number in cut.used]])
+        if plane in (None, ALL_PLANES):
+            at = {number: place for place, number in enumerate(prediction.slices)}
+            scores = prediction.slice_scores[[at[number] for number in cut.used]]
+        else:
+            scores = pool_maps(heat)
+        figures.add(cut, cut.used, heat, scores)
     return figures.row(group, name)
 
 

@@ -72,28 +72,36 @@ def embed_prompts(detector: Detector, nouns: Sequence[str] = ORGANS) -> PromptCl
     return PromptCloud(np.concatenate(points), np.array(organs), np.array(abnormal))
 
 
-def draw_anchors(path: str | Path, clouds: dict[str, PromptCloud], nouns: Sequence[str] = ORGANS) -> None:
-    """One panel a cloud, along its two principal axes: a colour an organ, discs normal, crosses abnormal; written as PNG."""
+def draw_anchors(path: str | Path, clouds: dict[str, PromptCloud], tower: PromptCloud, nouns: Sequence[str] = ORGANS) -> None:
+    """One panel a cloud, all along the two principal axes of all: a colour an organ, discs normal, crosses abnormal; PNG.
+
+    ``clouds`` lie in one space; ``tower``: the prompts in the tower's own, of which the figures alone are shown.
+    """
     from matplotlib.figure import Figure as Canvas
 
-    canvas = Canvas(figsize=(4.2 * len(clouds), 4.4), layout="constrained")
-    for number, (title, cloud) in enumerate(clouds.items()):
-        axes = canvas.add_subplot(1, len(clouds), number + 1)
-        centred = cloud.points - cloud.points.mean(axis=0)
-        flat = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
+    canvas = Canvas(figsize=(4.2 * len(clouds), 4.6), layout="constrained")
+    together = np.concatenate([cloud.points for cloud in clouds.values()])
+    centre = together.mean(axis=0)
+    axes = np.linalg.svd(together - centre, full_matrices=False)[2][:2].T
+    panels = canvas.subplots(1, len(clouds), sharex=True, sharey=True, squeeze=False)[0]
+    for panel, (title, cloud) in zip(panels, clouds.items(), strict=True):
+        flat = (cloud.points - centre) @ axes
         for organ, noun in enumerate(nouns):
             for state, marker in ((False, "o"), (True, "x")):
                 chosen = (cloud.organs == organ) & (cloud.abnormal == state)
                 label = f"{noun}, {'abnormal' if state else 'normal'}"
-                axes.scatter(flat[chosen, 0], flat[chosen, 1], marker=marker, color=f"C{organ}", s=28, label=label, alpha=0.8)
-        axes.set_title(
-            f"{title}\nnearest organ right {cloud.name_organs():.0%}; cosines: organs {cloud.compare_organs():.3f}, "
-            f"states {cloud.compare_states():.3f}",
-            fontsize=8,
-        )
-        axes.set_xticks([])
-        axes.set_yticks([])
-        if number == 0:
-            axes.legend(fontsize=6)
+                panel.scatter(flat[chosen, 0], flat[chosen, 1], marker=marker, color=f"C{organ}", s=28, label=label, alpha=0.8)
+        panel.set_title(f"{title}\n{_describe(cloud)}", fontsize=8)
+        panel.set_xticks([])
+        panel.set_yticks([])
+    panels[0].legend(fontsize=6)
+    canvas.suptitle(f"tower without adapters: {_describe(tower)}", fontsize=8)
     with atomic_path(path) as temporary:
         canvas.savefig(temporary, dpi=120, format="png")
+
+
+def _describe(cloud: PromptCloud) -> str:
+    return (
+        f"nearest organ right {cloud.name_organs():.0%}; cosines: organs {cloud.compare_organs():.3f}, "
+        f"states {cloud.compare_states():.3f}"
+    )

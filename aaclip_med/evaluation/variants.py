@@ -16,7 +16,7 @@ class Variant:
     """One row. training: what differs in training, by the names of the bundle's configuration; empty: the first row's adapters.
 
     refinement: None: the one stored by training. bank: whether normal patches of the training rows go with it. levels: whether
-    level weights are learned from the rows of split val.
+    level weights are learned from the rows of split val. level: the only one that is looked at, counted from the shallowest.
     """
 
     group: str
@@ -26,6 +26,7 @@ class Variant:
     plane: str | None = None
     bank: bool = False
     levels: bool = False
+    level: int | None = None
 
 
 METHOD = (
@@ -51,14 +52,22 @@ SCORING = (
     Variant("scoring", "with the detection head", refinement=Refinement(detection_weight=10.0)),
     Variant("scoring", "flips averaged", refinement=Refinement(flips=True)),
     Variant("scoring", "less blur", refinement=Refinement(sigma=0.4)),
+    Variant("scoring", "slices smoothed along the volume", refinement=Refinement(reach=BEST.reach)),
     Variant("scoring", "patches laid twice", refinement=Refinement(shifts=2)),
     Variant("scoring", "enlarged, in tiles", refinement=Refinement(zoom=2.5)),
     Variant("scoring", "sharpened", refinement=Refinement(sharpen=5)),
     Variant("scoring", "foreground alone", refinement=Refinement(foreground=True)),
     Variant("scoring", "bank of normal patches", refinement=Refinement(bank_weight=10.0), bank=True),
     Variant("scoring", "level weights learned on validation rows", refinement=PUBLISHED, levels=True),
+    Variant("scoring", "coronal plane", refinement=PUBLISHED, plane="coronal"),
+    Variant("scoring", "sagittal plane", refinement=PUBLISHED, plane="sagittal"),
     Variant("scoring", "three planes", refinement=PUBLISHED, plane=ALL_PLANES),
     Variant("scoring", "best", refinement=BEST),
+    Variant("scoring", "best with the published blur", refinement=replace(BEST, sigma=None)),
+    Variant("scoring", "best, not smoothed along the volume", refinement=replace(BEST, reach=0.0)),
+    Variant("scoring", "best, not sharpened", refinement=replace(BEST, sharpen=0)),
+    Variant("scoring", "best, background kept", refinement=replace(BEST, foreground=False)),
+    *(Variant("scoring", f"best, level {number + 1} of 4 alone", refinement=BEST, level=number) for number in range(4)),
     Variant("scoring", "best, flips averaged", refinement=replace(BEST, flips=True)),
     Variant("scoring", "best, patches laid twice", refinement=replace(BEST, shifts=2)),
     Variant("scoring", "best, with a bank", refinement=replace(BEST, bank_weight=10.0), bank=True),

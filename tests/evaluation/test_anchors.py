@@ -35,7 +35,7 @@ def test_adapted_anchors_of_different_organs_stay_apart(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     stage, loss = TextStage(detector), TextLoss(detector)
     optimizer = torch.optim.Adam(detector.text_adapter.parameters(), lr=TINY.text.learning_rate)
-    for _ in range(4):
+    for _ in range(TINY.text.steps):
         images = 0.1 * torch.randn(6, 3, 40, 40, generator=generator)
         mask = torch.zeros(6, 1, 40, 40)
         for image in range(6):
@@ -48,9 +48,13 @@ def test_adapted_anchors_of_different_organs_stay_apart(tmp_path: Path) -> None:
         optimizer.step()
     adapted = embed_prompts(detector)
     assert np.abs(adapted.points - fresh.points).max() > 0.01
-    assert adapted.compare_organs() < 0.95
+    apart, before = 1.0 - adapted.compare_organs(), 1.0 - fresh.compare_organs()
+    assert apart > 0.8 * before, "organs keep at least four fifths of what told them apart"
     assert adapted.name_organs() > 0.7, "a third would be chance"
-    draw_anchors(tmp_path / "anchors.png", {"before stage 1": fresh, "after": adapted})
+    assert adapted.name_organs() >= fresh.name_organs() - 0.1
+    tower = embed_prompts(build_detector("tiny", image_size=40, adapters="none"))
+    assert tower.name_organs() > 0.9
+    draw_anchors(tmp_path / "anchors.png", {"before stage 1": fresh, "after": adapted}, tower)
     picture = np.asarray(Image.open(tmp_path / "anchors.png").convert("RGB"))
     assert picture.shape[0] > 300
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
