@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -16,9 +17,12 @@ from PIL import Image
 
 from aaclip_med.batch.report.preview import (
     CODE_STEP,
+    HEAT_SHARE,
+    HEAT_SIDE,
     LEAST_KB,
     MOST_KB,
     SHOWN_CANDIDATES,
+    _shrink,
     choose_budget,
     choose_scale,
     draw_preview,
@@ -206,3 +210,20 @@ def test_many_candidates_do_not_fill_the_preview() -> None:
 @pytest.mark.parametrize(("cases", "kb"), [(0, MOST_KB), (10, MOST_KB), (500, 120), (100_000, LEAST_KB)])
 def test_the_budget_of_a_case_keeps_the_page_at_60_mb(cases: int, kb: int) -> None:
     assert choose_budget(cases) == kb
+
+
+@pytest.mark.parametrize("length", [24, 64, 128, 240, 512])
+def test_heat_that_shrinks_covers_all_it_stands_for_and_keeps_its_place(length: int) -> None:
+    size = math.ceil(length * min(HEAT_SHARE, HEAT_SIDE / length))
+    shifts = []
+    for middle in range(2, length - 2):
+        heat = np.zeros((length, 3), dtype=np.float32)
+        heat[middle - 2 : middle + 3] = 1.0
+        hot = np.flatnonzero(_shrink(heat, size, 3)[:, 0])
+        first, end = hot[0] * length / size, (hot[-1] + 1) * length / size
+        assert first <= middle - 2 + 1e-9
+        assert end >= middle + 3 - 1e-9
+        assert end - first < 5 + 2 * length / size
+        shifts.append((first + end) / 2 - (middle + 0.5))
+    assert abs(np.mean(shifts)) < 1e-6 * length
+    assert np.abs(shifts).max() < length / size / 2 + 1e-9

@@ -213,11 +213,17 @@ def _fill_gaps(numbers: Sequence[int], kept: Sequence[int]) -> Iterator[int]:
 
 
 def _shrink(heat: Array, height: int, width: int) -> Array:
-    """(H, W) -> at most (height, width), each pixel the maximum of those that it stands for."""
+    """(H, W) -> at most (height, width), each pixel the maximum of all that it covers, the shared ones at its edges too.
+
+    So heat grows by less than a pixel to either side alike, and keeps its place.
+    """
     for axis, size in ((0, height), (1, width)):
         length = heat.shape[axis]
         if size < length:
-            heat = np.maximum.reduceat(heat, np.arange(size) * length // size, axis=axis)
+            pixels = np.arange(size)
+            first, last = pixels * length // size, -(-(pixels + 1) * length // size) - 1
+            covered = np.minimum(first[:, None] + np.arange((last - first).max() + 1), last[:, None])
+            heat = np.take(heat, covered, axis=axis).max(axis=axis + 1)
     return heat
 
 
