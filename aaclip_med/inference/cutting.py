@@ -89,8 +89,9 @@ def find_plane(volume: Volume, case: Case, predictor: Predictor, cutting: Cuttin
 
 
 def describe_scale(preset: Preset, plane: str | None, within_organ: bool, refinement: Refinement = PUBLISHED) -> dict[str, Any]:
-    """What a calibration and the cases scored with it must share."""
+    """What a calibration and the cases scored with it must share. ``fuse`` only chooses a plane, which stands here itself."""
     window = preset.window
+    refinement = replace(refinement, fuse=0.0)
     scale = {
         "plane": plane or preset.plane,
         "window": [window.kind, window.low, window.high],

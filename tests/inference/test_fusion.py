@@ -19,7 +19,7 @@ from aaclip_med.evaluation.ablation import judge
 from aaclip_med.evaluation.run import evaluate_cases
 from aaclip_med.evaluation.views import View, score_cases
 from aaclip_med.inference.calibrating import calibrate, store_calibration
-from aaclip_med.inference.cutting import Cutting, cut_planes
+from aaclip_med.inference.cutting import Cutting, check_calibrated_alike, cut_planes
 from aaclip_med.inference.network import build_network
 from aaclip_med.inference.predictor import Predictor, load_predictor
 from aaclip_med.inference.refinement import BEST, PUBLISHED
@@ -146,6 +146,14 @@ def test_what_is_calibrated_in_three_planes_is_scored_in_three(rows: list[Case],
         calibrated = load_predictor(tmp_path / "calibrated.safetensors")
         for affine in (CUBES, SLABS):
             assert calibrated.choose_plane(a_volume(affine=affine)) == plane
+
+
+def test_demo_adapters_are_scored_as_best_in_the_plane_they_were_calibrated_in() -> None:
+    predictor = load_predictor("demo", "brain-mri", refinement="best")
+    check_calibrated_alike(predictor, None, False)
+    assert predictor.choose_plane(a_volume()) == "axial"
+    with pytest.raises(InputError, match="calibrated with plane axial, and would score with plane all"):
+        check_calibrated_alike(predictor, "all", False)
 
 
 def test_a_calibration_is_of_scans_of_one_kind(rows: list[Case]) -> None:
