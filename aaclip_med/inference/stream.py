@@ -196,17 +196,18 @@ class SliceStream:
 
     @torch.inference_mode()
     def _launch(self, batch: torch.Tensor) -> _Result:
+        if len(batch) > self.batch_size:
+            parts = [self._launch(part) for part in batch.split(self.batch_size)]
+            return _Result(torch.cat([part.log_odds for part in parts]), torch.cat([part.detection for part in parts]))
         try:
             return self._run(batch)
         except torch.OutOfMemoryError:
-            if len(batch) == 1:
+            if self.batch_size == 1:
                 raise MemoryError("out of memory on the GPU with one slice at a time; take --device cpu") from None
-            torch.cuda.empty_cache()
-        if self.batch_size > len(batch) // 2:
-            self.batch_size = max(1, len(batch) // 2)
-            _log.warning("out of memory on the GPU; going on with %d slices at once", self.batch_size)
-        halves = [self._launch(half) for half in batch.tensor_split(2)]
-        return _Result(torch.cat([half.log_odds for half in halves]), torch.cat([half.detection for half in halves]))
+        torch.cuda.empty_cache()  # only here: the error holds on to what was computed
+        self.batch_size //= 2
+        _log.warning("out of memory on the GPU; going on with %d slices at once", self.batch_size)
+        return self._launch(batch)
 
     def _run(self, batch: torch.Tensor) -> _Result:
         """Log odds (B, size, size) and detection scores (B,), still on the device."""

@@ -29,16 +29,23 @@ def small_memory(largest: int):
     return refuse
 
 
-def test_batches_halve_until_they_fit_and_scores_stay_the_same(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("slices", "largest", "left"), [(7, 3, 2), (1, 8, 8), (7, 8, 8), (17, 8, 8), (1, 1, 1)])
+def test_batches_halve_until_they_fit_and_scores_stay_the_same(
+    slices: int, largest: int, left: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = np.random.default_rng(slices).random((slices, 30, 34), dtype=np.float32)
     predictor = Predictor(build_detector("tiny", image_size=40), get_preset("brain-mri"), batch_size=16)
-    wanted = predictor.score_slices(IMAGES)
-    predictor.detector.register_forward_pre_hook(small_memory(3))
+    wanted = predictor.score_slices(images)
+    batches: list[int] = []
+    predictor.detector.register_forward_pre_hook(small_memory(largest))
+    predictor.detector.register_forward_pre_hook(lambda _module, arguments: batches.append(len(arguments[0])))
     with caplog.at_level(logging.WARNING):
-        found = predictor.score_slices(IMAGES)
+        found = predictor.score_slices(images)
     np.testing.assert_allclose(found.log_odds, wanted.log_odds, atol=1e-4)
     np.testing.assert_allclose(found.detection, wanted.detection, atol=1e-6)
-    assert predictor.batch_size == 2
-    assert "going on with 2 slices" in caplog.text
+    assert predictor.batch_size == left
+    assert batches == [left] * -(-slices // left)
+    assert f"going on with {left} slices" in caplog.text
 
 
 def test_a_memory_too_small_for_one_slice_says_what_to_do() -> None:
