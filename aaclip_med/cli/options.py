@@ -29,7 +29,7 @@ def add_model(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--drop-background", action="store_true", help="patches that are black throughout do not enter the tower (approximate)"
     )
-    group.add_argument("--batch-size", type=int, metavar="N", help="slices at once (default by the device, 16 at most)")
+    group.add_argument("--batch-size", type=int, metavar="N", help="slices at once (default by the device, 32 at most)")
 
 
 def add_cutting(command: argparse.ArgumentParser, reading: bool = True) -> None:

@@ -14,6 +14,7 @@ from aaclip_med.data.index import Case
 from aaclip_med.data.slices import CutCase
 from aaclip_med.errors import InputError
 from aaclip_med.inference.cutting import Cutting, cut_planes
+from aaclip_med.inference.memory import explain_full_gpu
 from aaclip_med.inference.predictor import Predictor
 from aaclip_med.model.preprocess import normalise_slices, resize_masks, resize_slices
 
@@ -28,6 +29,7 @@ PATCHES_A_SLICE = 16
 """At least so many of a slice, where it has them, rather than a few of every slice."""
 
 
+@explain_full_gpu("one slice at a time")
 def collect_bank(
     cases: Sequence[Case],
     predictor: Predictor,
@@ -42,6 +44,7 @@ def collect_bank(
 
     Raises:
         InputError: no case has such a slice, one cannot be read, or the size is below 1.
+        MemoryError: the GPU's memory is full.
     """
     if size < 1:
         raise InputError(f"a bank of {size} patches: take 1 or more")

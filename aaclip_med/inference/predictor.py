@@ -19,8 +19,9 @@ from aaclip_med.data.fusion import choose_plane, cut_names, weigh_planes
 from aaclip_med.data.slices import CutCase, cut_volume
 from aaclip_med.data.volumes import Volume
 from aaclip_med.errors import InputError
+from aaclip_med.inference.memory import choose_batch_size, explain_full_gpu
 from aaclip_med.inference.refinement import PUBLISHED, Refinement, find_refinement, pool_scores
-from aaclip_med.inference.stream import SliceScores, SliceStream, Stack, choose_batch_size, count_nothing
+from aaclip_med.inference.stream import SliceScores, SliceStream, Stack, count_nothing
 from aaclip_med.model.build import build_detector
 from aaclip_med.model.checkpoint import ZERO_SHOT, Checkpoint, find_checkpoint, read_checkpoint
 from aaclip_med.model.detector import Detector
@@ -77,6 +78,7 @@ class Prepared:
 class Predictor:
     """A detector with its anchors, its arithmetic and its calibration."""
 
+    @explain_full_gpu("the model")
     def __init__(
         self,
         detector: Detector,
@@ -91,7 +93,12 @@ class Predictor:
         bank: Sequence[torch.Tensor] | None = None,
         drop_background: bool = False,
     ) -> None:
-        """``batch_size`` None: see ``stream.choose_batch_size``; ``drop_background``: see ``Detector.prepare_inference``."""
+        """``batch_size`` None: see ``memory.choose_batch_size``; ``drop_background``: see ``Detector.prepare_inference``.
+
+        Raises:
+            InputError: an option is unknown, or does not suit the detector or this machine.
+            MemoryError: the GPU's memory is full.
+        """
         if batch_size is not None and batch_size < 1:
             raise InputError(f"batch size {batch_size}: take 1 or more")
         self.device = choose_device(device)
@@ -111,6 +118,7 @@ class Predictor:
         with torch.no_grad(), _one_thread():
             self.anchors = self.detector.encode_noun(preset.noun_for(detector.config.fidelity.name)).float()
 
+    @explain_full_gpu("a bank of normal patches")
     def refine(self, refinement: Refinement, bank: Sequence[torch.Tensor] | None = None) -> None:
         """Score with ``refinement`` from now on; ``bank``: of each level the unit features (N, E) of normal patches.
 
@@ -166,6 +174,7 @@ class Predictor:
         patch_mm = math.sqrt(row_mm * height / rows * column_mm * width / columns)
         return np.asarray(numbers, dtype=np.float64) * slice_mm / patch_mm
 
+    @explain_full_gpu("the model in another precision")
     def _open_stream(self) -> SliceStream:
         if self.engine is None and not self._prepared:
             self.detector.prepare_inference(self.dtype, self.drop_background)
@@ -177,7 +186,7 @@ class Predictor:
         """Score windowed slices (S, H, W) or (S, H, W, 3) in [0, 1]; ``report`` is told the share that is done.
 
         Raises:
-            MemoryError: not even one slice fits.
+            MemoryError: not even one slice fits into the GPU's memory.
         """
         stream = self._open_stream()
         (scores,) = stream.score([images], lambda done: report(done / len(images)))
@@ -211,9 +220,9 @@ class Predictor:
         whole[:] = lowest
         stack = cut.crop(whole)
         for start in range(0, len(numbers), CHUNK):
-            part = torch.from_numpy(scores.log_odds[start : start + CHUNK]).to(self.device)[:, None]
+            part = torch.from_numpy(scores.log_odds[start : start + CHUNK])[:, None]  # a GPU is at work on the next batch
             enlarged = functional.interpolate(part, size=size, mode="bilinear", align_corners=False)
-            stack[numbers[start : start + CHUNK]] = enlarged[:, 0].cpu().numpy()
+            stack[numbers[start : start + CHUNK]] = enlarged[:, 0].numpy()
         for number in set(cut.used) - set(numbers):
             after = int(np.searchsorted(numbers, number))
             below, above = numbers[after - 1], numbers[after]
@@ -383,6 +392,7 @@ def load_predictor(
 
     Raises:
         InputError, WeightsError, CheckpointError: as ``build_detector``; InputError also where no preset is known.
+        MemoryError: the GPU's memory is full.
     """
     checkpoint = None
     if str(adapters) != ZERO_SHOT:

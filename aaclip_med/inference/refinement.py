@@ -219,14 +219,14 @@ def _compare(
     weights = refinement.level_weights or (1.0,) * len(features.levels)
     if len(weights) != len(features.levels):
         raise InputError(f"{len(weights)} level_weights do not suit {len(features.levels)} levels")
-    total = torch.zeros(())
+    total = anchors.new_zeros(())
     for number, (weight, level) in enumerate(zip(weights, features.levels, strict=True)):
         logits = compare_patches(level.float(), anchors)
         log_odds = logits[:, 1:] - logits[:, :1]
         if bank is not None and refinement.bank_weight:
             nearest = torch.matmul(level.float(), bank[number].T).amax(dim=-1)
             log_odds = log_odds + refinement.bank_weight * (1.0 - nearest).view_as(log_odds)
-        total = total.to(log_odds.device) + weight * log_odds
+        total = total + weight * log_odds
     if features.foreground is not None:
         foreground = features.foreground.view_as(total)
         lowest = total.masked_fill(~foreground, torch.inf).amin(dim=(2, 3), keepdim=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ import torch
 
 from aaclip_med.arrays import make_array
 from aaclip_med.data.slices import WindowedSlices
+from aaclip_med.inference.memory import count_at_once, explain_full_gpu, halve_until_it_fits
 from aaclip_med.inference.refinement import PUBLISHED, Refinement, score_pictures
-from aaclip_med.model.attention import ROWS_AT_ONCE
 from aaclip_med.model.detector import Detector
 from aaclip_med.model.onnx_engine import OnnxEngine
 from aaclip_med.model.preprocess import choose_side, resize_slices
@@ -27,18 +26,6 @@ Stack: TypeAlias = "Array | WindowedSlices"
 
 LOG_ODDS_LIMIT = 40.0
 """Log odds are kept within this distance of 0; trained detectors stay within 20."""
-
-MOST_SLICES = 16
-"""Slices at once where nobody says: 22,000 tokens of the published tower."""
-
-FREE_SHARE = 0.5
-"""Of a GPU's free memory, what a batch may take."""
-
-VALUES_A_TOKEN, VALUES_A_PIXEL = 16, 16
-"""What is in memory at once, at most: of each token so many times the tower's width (queries, keys, values, the MLP's four, and
-what they come from), of each pixel so many values. Four bytes each."""
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,6 +52,29 @@ class _Result(NamedTuple):
     detection: torch.Tensor
 
 
+class _Fetched(NamedTuple):
+    """log_odds: (B, size, size); detection: (B,); on the CPU once ``copied`` has come to pass; None: already."""
+
+    log_odds: torch.Tensor
+    detection: torch.Tensor
+    copied: torch.cuda.Event | None
+
+
+def _fetch(result: _Result) -> _Fetched:
+    """Have the results copied to the CPU as soon as they are there, and before what the GPU is told next.
+
+    torch keeps pinned memory and hands it out again when nobody holds it: batches take two buffers in turn.
+    """
+    if not result.log_odds.is_cuda:
+        return _Fetched(*result, None)
+    log_odds, detection = (torch.empty_like(part, device="cpu", pin_memory=True) for part in result)
+    log_odds.copy_(result.log_odds, non_blocking=True)
+    detection.copy_(result.detection, non_blocking=True)
+    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    copied.record(torch.cuda.current_stream(result.log_odds.device))
+    return _Fetched(log_odds, detection, copied)
+
+
 class _Stack:
     """A stack that is under way: the scores of its slices, once the first are known, and how many of them are."""
 
@@ -84,32 +94,6 @@ class _Stack:
         place = slice(self.known, self.known + len(detection))
         self.scores.log_odds[place], self.scores.detection[place] = log_odds, detection
         self.known = place.stop
-
-
-def choose_batch_size(detector: Detector, device: torch.device) -> int:
-    """Slices at once where nobody says: on a CPU what it computes at once, on a GPU what its free memory holds."""
-    if device.type == "cuda":
-        return fit_batch(torch.cuda.mem_get_info(device)[0], detector)
-    return min(MOST_SLICES, _most_at_once(detector))
-
-
-def fit_batch(free: int, detector: Detector) -> int:
-    """The largest of 1, 2, 4, ... ``MOST_SLICES`` slices that take no more than ``FREE_SHARE`` of ``free`` bytes; else 1."""
-    side = detector.config.image_size
-    values = VALUES_A_TOKEN * _count_tokens(detector) * detector.tower.vision_width + VALUES_A_PIXEL * side * side
-    count = MOST_SLICES
-    while count > 1 and 4 * values * count > FREE_SHARE * free:
-        count //= 2
-    return count
-
-
-def _count_tokens(detector: Detector) -> int:
-    rows, columns = detector.tower.grid
-    return rows * columns + 1
-
-
-def _most_at_once(detector: Detector) -> int:
-    return max(1, ROWS_AT_ONCE // _count_tokens(detector))
 
 
 class SliceStream:
@@ -137,7 +121,7 @@ class SliceStream:
         self.anchors = anchors
         self.domain: Domain = domain
         self.device = device
-        self.batch_size = min(batch_size, _most_at_once(detector)) if device.type == "cpu" else batch_size
+        self.batch_size = min(batch_size, count_at_once(detector)) if device.type == "cpu" else batch_size
         self.refinement = refinement
         self.bank = bank
         self.done = 0
@@ -146,20 +130,21 @@ class SliceStream:
         """The scores of each stack, S at least 1; sizes may differ.
 
         ``report`` is told the number of slices done after each batch; what it raises ends the work. While a GPU works on a
-        batch, the one before it is fetched.
+        batch, the results of the one before it, which it copied out by itself, are dealt out.
 
         Raises:
-            MemoryError: not even one slice fits.
+            MemoryError: not even one slice fits into the GPU's memory.
         """
         open_stacks: deque[_Stack] = deque()
-        under_way: _Result | None = None
-        for batch in self._fill(stacks, open_stacks):
-            launched = self._launch(batch)
+        under_way: _Fetched | None = None
+        with explain_full_gpu("slices at hand"):
+            for batch in self._fill(stacks, open_stacks):
+                launched = self._launch(batch)
+                if under_way is not None:
+                    yield from self._settle(under_way, open_stacks, report)
+                under_way = launched
             if under_way is not None:
                 yield from self._settle(under_way, open_stacks, report)
-            under_way = launched
-        if under_way is not None:
-            yield from self._settle(under_way, open_stacks, report)
 
     def _fill(self, stacks: Iterable[Stack], open_stacks: deque[_Stack]) -> Iterator[torch.Tensor]:
         """Batches (B, 1 or 3, size, size) of resized slices; the last may be short, and the last before another size."""
@@ -195,33 +180,28 @@ class SliceStream:
         return resize_slices(chunk.float(), side)
 
     @torch.inference_mode()
-    def _launch(self, batch: torch.Tensor) -> _Result:
-        if len(batch) > self.batch_size:
-            parts = [self._launch(part) for part in batch.split(self.batch_size)]
-            return _Result(torch.cat([part.log_odds for part in parts]), torch.cat([part.detection for part in parts]))
-        try:
-            return self._run(batch)
-        except torch.OutOfMemoryError:
-            if self.batch_size == 1:
-                raise MemoryError("out of memory on the GPU with one slice at a time; take --device cpu") from None
-        torch.cuda.empty_cache()  # only here: the error holds on to what was computed
-        self.batch_size //= 2
-        _log.warning("out of memory on the GPU; going on with %d slices at once", self.batch_size)
-        return self._launch(batch)
+    def _launch(self, batch: torch.Tensor) -> _Fetched:
+        def run(count: int) -> list[_Result]:
+            return [self._run(part, count) for part in torch.split(batch, count)]
 
-    def _run(self, batch: torch.Tensor) -> _Result:
-        """Log odds (B, size, size) and detection scores (B,), still on the device."""
+        parts, self.batch_size = halve_until_it_fits(run, self.batch_size)
+        return _fetch(_Result(torch.cat([part.log_odds for part in parts]), torch.cat([part.detection for part in parts])))
+
+    def _run(self, batch: torch.Tensor, size: int) -> _Result:
+        """Log odds (B, size, size) and detection scores (B,), still on the device, of a batch filled up to ``size``."""
         if self.engine is not None:
             return _Result(*self.engine.score(batch))
         count = len(batch)
-        if count < self.batch_size:
-            batch = torch.cat([batch, batch[-1:].expand(self.batch_size - count, -1, -1, -1)])
+        if count < size:
+            batch = torch.cat([batch, batch[-1:].expand(size - count, -1, -1, -1)])
         log_odds, detection = score_pictures(self.detector, batch, self.anchors, self.domain, self.refinement, self.bank)
         return _Result(log_odds[:count].float().clamp(-LOG_ODDS_LIMIT, LOG_ODDS_LIMIT), detection[:count].float())
 
-    def _settle(self, result: _Result, open_stacks: deque[_Stack], report: Callable[[int], None]) -> Iterator[SliceScores]:
+    def _settle(self, fetched: _Fetched, open_stacks: deque[_Stack], report: Callable[[int], None]) -> Iterator[SliceScores]:
         """Deal a batch's results out to the stacks they belong to; those that are complete are handed on."""
-        log_odds, detection = result.log_odds.cpu().numpy(), result.detection.cpu().numpy()
+        if fetched.copied is not None:
+            fetched.copied.synchronize()
+        log_odds, detection = fetched.log_odds.numpy(), fetched.detection.numpy()
         self.done += len(detection)
         report(self.done)
         start = 0

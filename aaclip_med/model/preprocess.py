@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -46,9 +47,12 @@ def fit_masks(masks: NDArray[Any], size: int) -> NDArray[np.bool_]:
 
 def normalise_slices(slices: torch.Tensor) -> torch.Tensor:
     """Slices (B, 1 or 3, H, W) in [0, 1] to (B, 3, H, W) with CLIP's mean and standard deviation taken out."""
-    mean = slices.new_tensor(CLIP_MEAN).view(1, 3, 1, 1)
-    std = slices.new_tensor(CLIP_STD).view(1, 3, 1, 1)
-    return (slices.expand(-1, 3, -1, -1) - mean) / std
+    return (slices.expand(-1, 3, -1, -1) - _fill_channels(slices, CLIP_MEAN)) / _fill_channels(slices, CLIP_STD)
+
+
+def _fill_channels(like: torch.Tensor, values: Sequence[float]) -> torch.Tensor:
+    """(1, C, 1, 1), filled where ``like`` is: a GPU would be waited for by a copy from the host."""
+    return torch.cat([like.new_full((1, 1, 1, 1), value) for value in values], dim=1)
 
 
 def find_foreground(images: torch.Tensor, patch: int) -> torch.Tensor:

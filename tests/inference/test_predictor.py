@@ -86,6 +86,14 @@ def test_grey_and_colour_slices_share_batches() -> None:
     assert stream.done == 17
 
 
+def test_a_batch_is_under_way_before_the_results_of_the_one_before_are_dealt_out() -> None:
+    predictor = Predictor(build_detector("tiny", image_size=40), get_preset("brain-mri"), batch_size=2)
+    events: list[str] = []
+    predictor.detector.register_forward_pre_hook(lambda _module, _arguments: events.append("launched"))
+    predictor.score_slices(IMAGES[:6], lambda _share: events.append("dealt out"))
+    assert events == ["launched", "launched", "dealt out", "launched", "dealt out", "dealt out"]
+
+
 def test_cases_are_taken_only_as_they_are_needed() -> None:
     predictor = Predictor(build_detector("tiny", image_size=40), get_preset("brain-mri"), batch_size=4)
     taken = []
