@@ -16,6 +16,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from aaclip_med.errors import AaclipError
 from aaclip_med.inference.job import JobRequest, load_job_predictor, run_job
 from aaclip_med.inference.predictor import Predictor
@@ -30,7 +32,7 @@ def serve_jobs(pipe: Connection, warm: dict[str, Any]) -> None:
     try:
         models.load(JobRequest.from_json(warm))
     except (AaclipError, MemoryError, OSError) as error:
-        problem = str(error)
+        problem = str(error) or "out of memory"
     _send(pipe, ready=problem)
     while True:
         try:
@@ -50,7 +52,8 @@ class _Models:
     def load(self, request: JobRequest) -> Predictor:
         key = replace(request, **{name: getattr(_ANY, name) for name in _NOT_OF_THE_MODEL})
         if self._predictor is None or key != self._key:
-            self._predictor = None  # its memory is free before the next one takes some
+            self._predictor = None  # its memory is free before the next one takes some, in another process too
+            torch.cuda.empty_cache()
             self._predictor, self._key = load_job_predictor(request), key
         return self._predictor
 

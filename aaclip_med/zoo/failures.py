@@ -19,16 +19,16 @@ def find_cause(error: BaseException, *kinds: type[BaseException]) -> BaseExcepti
 
 
 def speak_plainly() -> None:
-    """Where ``python -m monai.bundle`` runs, an ``AaclipError`` ends it with its one line and exit code; other errors keep
-    their traceback. Under another program nothing changes.
+    """Where ``python -m monai.bundle`` runs, an ``AaclipError`` or a full memory ends it with its one line and exit code; other
+    errors keep their traceback. Under another program nothing changes.
     """
     if getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", None) == MONAI:
         sys.excepthook = _end
 
 
 def _end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    cause = find_cause(error, AaclipError)
-    if not isinstance(cause, AaclipError):
+    cause = find_cause(error, AaclipError, MemoryError)
+    if cause is None:
         return sys.__excepthook__(kind, error, trace)
-    print(f"aaclip-med: {' '.join(str(cause).split())}", file=sys.stderr)
-    raise SystemExit(cause.exit_code)
+    print(f"aaclip-med: {' '.join(str(cause).split()) or 'out of memory'}", file=sys.stderr)
+    raise SystemExit(cause.exit_code if isinstance(cause, AaclipError) else AaclipError.exit_code)

@@ -15,9 +15,11 @@ from aaclip_med.data.fusion import cut_names, weigh_planes
 from aaclip_med.data.slices import CutCase, cut_volume
 from aaclip_med.data.volumes import Volume
 from aaclip_med.errors import InputError
+from aaclip_med.inference.memory import explain_full_gpu, halve_until_it_fits
 from aaclip_med.inference.predictor import Predictor
 from aaclip_med.zoo.reading import to_volumes
 
+Array = np.ndarray[Any, Any]
 Network = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -34,12 +36,14 @@ class VolumeInferer(Inferer):  # type: ignore[misc]
         self.plane = plane
         self.batch_size = batch_size
 
+    @explain_full_gpu("volumes at hand")
     def __call__(self, inputs: torch.Tensor, network: Network, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Volumes (B, 1 or 3, I, J, K) in the scan's own values to heat (B, 1, I, J, K) in [0, 1], with their geometry.
 
         Raises:
             InputError: a volume does not suit the window, no slice is left, or three planes are asked of a network without
                 log odds.
+            MemoryError: not even one slice fits into the GPU's memory.
         """
         del args, kwargs
         heat: torch.Tensor = torch.stack([self._draw(volume, network, inputs.device) for volume in to_volumes(inputs)])
@@ -67,14 +71,19 @@ class VolumeInferer(Inferer):  # type: ignore[misc]
         heat: torch.Tensor = network.rescale(torch.from_numpy(total)[None].to(device))
         return heat
 
-    def _paste(self, cut: CutCase, draw: Network, device: torch.device) -> np.ndarray[Any, Any]:
+    def _paste(self, cut: CutCase, draw: Network, device: torch.device) -> Array:
         """What ``draw`` makes of a cut's slices, (I, J, K) float32; elsewhere the lowest of it."""
-        maps = []
-        for start in range(0, len(cut.used), self.batch_size):
-            images = cut.images[cut.used[start : start + self.batch_size]]
-            images = images[:, None] if images.ndim == 3 else np.moveaxis(images, -1, 1)
-            batch = torch.from_numpy(np.ascontiguousarray(images)).to(device)
-            maps.append(draw(batch)[:, 0].float().cpu().numpy())
+
+        def run(count: int) -> list[Array]:
+            maps = []
+            for start in range(0, len(cut.used), count):
+                images = cut.images[cut.used[start : start + count]]
+                images = images[:, None] if images.ndim == 3 else np.moveaxis(images, -1, 1)
+                batch = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+                maps.append(draw(batch)[:, 0].float().cpu().numpy())
+            return maps
+
+        maps, self.batch_size = halve_until_it_fits(run, self.batch_size)
         drawn = np.concatenate(maps)
         stack = np.full(cut.plan.stack_shape, drawn.min(), dtype=np.float32)
         cut.crop(stack)[cut.used] = drawn
