@@ -51,7 +51,9 @@ def build_text_adapter(width: int, embed_dim: int, blocks: int) -> nn.ModuleList
 def mix(tokens: torch.Tensor, adapted: torch.Tensor, share: float) -> torch.Tensor:
     """``share`` of an adapter's output, rescaled to each token's own norm, and the rest of the token: (..., C)."""
     norm = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)
-    adapted = adapted * norm / torch.linalg.vector_norm(adapted, dim=-1, keepdim=True)
+    adapted_norm = torch.linalg.vector_norm(adapted, dim=-1, keepdim=True)
+    in_range = tokens.dtype != torch.float16  # whose range the first product may leave
+    adapted = adapted * norm / adapted_norm if in_range else adapted * (norm / adapted_norm)
     return share * adapted + (1.0 - share) * tokens
 
 

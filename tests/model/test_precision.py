@@ -12,9 +12,10 @@ from aaclip_med import build_detector
 from aaclip_med.errors import InputError
 from aaclip_med.model import attention
 from aaclip_med.model import detector as detector_module
+from aaclip_med.model.adapters import mix
 from aaclip_med.model.attention import Block, attend
 from aaclip_med.model.linear import PlainLinear, has_onednn
-from aaclip_med.model.precision import choose_dtype
+from aaclip_med.model.precision import choose_device, choose_dtype, choose_gpu_dtype
 from aaclip_med.model.preprocess import find_foreground, normalise_slices
 
 CPU = torch.device("cpu")
@@ -200,3 +201,44 @@ def test_precisions_that_a_device_does_not_have_are_refused():
         choose_dtype("int8", torch.device("cuda"))
     with pytest.raises(InputError, match="unknown precision 'int4'"):
         choose_dtype("int4", CPU)
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"),
+    [
+        ((6, 1), torch.float32),
+        ((7, 0), torch.float16),
+        ((7, 5), torch.float16),
+        ((8, 0), torch.bfloat16),
+        ((8, 9), torch.bfloat16),
+        ((9, 0), torch.bfloat16),
+        ((12, 0), torch.bfloat16),
+    ],
+)
+def test_a_gpu_computes_in_what_it_does_by_itself(capability, dtype):
+    assert choose_gpu_dtype(capability) == dtype
+
+
+@pytest.mark.parametrize("name", ["meta", "mps", "xpu", "cuda:7", "tpu", "cuda:-1"])
+def test_a_device_that_cannot_be_used_is_refused_and_those_that_can_are_named(name, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match=f"device '{name}'.*take auto, or what this machine has: cpu, cuda:0, cuda:1"):
+        choose_device(name)
+
+
+def test_convolutions_on_a_chosen_gpu_are_float32(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    assert choose_device("cpu").type == "cpu"
+    assert torch.backends.cudnn.allow_tf32
+    assert [str(choose_device(name)) for name in ("auto", "cuda", "cuda:1")] == ["cuda", "cuda", "cuda:1"]
+    assert not torch.backends.cudnn.allow_tf32
+
+
+def test_large_tokens_in_fp16_are_mixed_without_passing_its_range():
+    generator = torch.Generator().manual_seed(6)
+    tokens, adapted = (300.0 * torch.randn(2, 5, 64, generator=generator) for _ in range(2))
+    found = mix(tokens.half(), adapted.half(), 0.1)
+    assert_close(found.float(), mix(tokens, adapted, 0.1), rtol=0, atol=1.0)
