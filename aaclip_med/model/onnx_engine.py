@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from aaclip_med.errors import InputError
+
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+
+
+def choose_providers(device: torch.device, available: Sequence[str]) -> list[str | tuple[str, dict[str, str]]]:
+    """What ONNX Runtime computes with, first choice first: the GPU that is named, in float32 throughout, then the CPU."""
+    if device.type != "cuda" or CUDA not in available:
+        return [CPU]
+    return [(CUDA, {"device_id": str(device.index or 0), "use_tf32": "0"}), CPU]
 
 
 class OnnxEngine:
@@ -23,10 +35,9 @@ class OnnxEngine:
             from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf, NoSuchFile
         except ModuleNotFoundError as error:
             raise InputError(f"engine 'onnx' needs {error.name}; install aaclip-med[onnx]") from None
-        wanted = ["CUDAExecutionProvider"] if device.startswith("cuda") else []
-        providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
+        providers = choose_providers(torch.device(device), onnxruntime.get_available_providers())
         try:
-            self.session = onnxruntime.InferenceSession(str(path), providers=[*providers, "CPUExecutionProvider"])
+            self.session = onnxruntime.InferenceSession(str(path), providers=providers)
         except (Fail, InvalidGraph, InvalidProtobuf, NoSuchFile) as error:
             raise InputError(f"{path}: not a readable ONNX file; export it again") from error
         names = {output.name for output in self.session.get_outputs()}

@@ -18,7 +18,7 @@ from aaclip_med.inference.exporting import ABOUT
 from aaclip_med.inference.network import build_network, sample_scale
 from aaclip_med.inference.predictor import Predictor, load_predictor
 from aaclip_med.model.heatmap import HeatmapNetwork, resample
-from aaclip_med.model.onnx_engine import OnnxEngine
+from aaclip_med.model.onnx_engine import OnnxEngine, choose_providers
 from aaclip_med.model.preprocess import resize_slices
 from tests.cli.conftest import study  # noqa: F401
 
@@ -132,3 +132,11 @@ def test_a_name_that_does_not_suit_the_format_is_refused(tmp_path: Path, capsys:
     assert main(["export", "--format", "onnx", "--adapters", "demo", "--out", str(tmp_path / "model.ts")]) == 2
     assert "ends in .onnx" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_onnx_runtime_takes_the_gpu_that_is_named_where_it_has_one() -> None:
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    first, last = choose_providers(torch.device("cuda:1"), both)
+    assert (first[0], first[1]["device_id"], last) == ("CUDAExecutionProvider", "1", "CPUExecutionProvider")
+    assert choose_providers(torch.device("cuda"), both)[0][1]["device_id"] == "0"
+    assert choose_providers(torch.device("cuda:1"), both[1:]) == choose_providers(torch.device("cpu"), both) == both[1:]
