@@ -88,9 +88,14 @@ class Detector(Module):
 
         drop_background: patches that are black throughout do not enter the tower, and get the lowest score of their image.
             Faster by the share of such patches, and approximate, since the others do not attend to them any more.
+
+        Raises:
+            InputError: int8 elsewhere than on an x86 processor.
+            ValueError: it was prepared in another type.
         """
         self.drop_background = drop_background
         if dtype == torch.int8:
+            choose_dtype("int8", self.device)  # refuses a device without it
             self.tower.lower_vision("int8", choose_dtype("auto", self.device))
         else:
             packed = self.device.type == "cpu" and dtype != torch.float16 and has_onednn(dtype)
@@ -111,11 +116,10 @@ class Detector(Module):
         """
         tokens = self.tower.embed_images(images).to(self.tower.token_dtype)
         foreground = find_foreground(images, self.tower.clip.visual.patch_size[0]) if self.drop_background else None
-        present, lengths = None, None
+        places, lengths, shape = None, None, tokens.shape
         if foreground is not None:
-            present = torch.cat([foreground.new_ones(len(foreground), 1), foreground], dim=1)
-            lengths = present.sum(dim=1).tolist()
-            tokens = tokens[present].unsqueeze(0)
+            places, lengths = _find_present(foreground)
+            tokens = tokens.flatten(0, 1).index_select(0, places).unsqueeze(0)
         taps: list[torch.Tensor] = []
         last = self.levels[-1] if self.adapted else None
         for number, block in enumerate(self.tower.vision_steps[:last], start=1):
@@ -129,9 +133,9 @@ class Detector(Module):
                 tokens = mix(tokens, adapted, self.config.image_mix)
             if number in self.levels:
                 taps.append(tokens)
-        if present is not None:
-            taps = [_spread(tap[0], present) for tap in taps]
-            tokens = _spread(tokens[0], present) if not self.adapted else tokens
+        if places is not None:
+            taps = [_spread(tap[0], places, shape) for tap in taps]
+            tokens = _spread(tokens[0], places, shape) if not self.adapted else tokens
         if not self.adapted:
             levels = [functional.normalize(self.tower.project_patches(tap[:, 1:]), dim=-1) for tap in taps]
             detection = functional.normalize(self.tower.project_patches(tokens[:, 0]), dim=-1)
@@ -189,8 +193,11 @@ class Detector(Module):
         return levels
 
     def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Token ids (N, T) to embeddings (N, E), not normalised. What follows the end of all texts is not run: none sees it."""
-        tokens = tokens[:, : int(tokens.argmax(dim=-1).max()) + 1]
+        """Token ids (N, T), best from the CPU, to embeddings (N, E), not normalised.
+
+        What follows the end of all texts is not run: none sees it.
+        """
+        tokens = tokens[:, : int(tokens.argmax(dim=-1).max()) + 1].to(self.device)
         hidden = self.tower.embed_texts(tokens)
         for number, block in enumerate(self.tower.text_steps, start=1):
             hidden = block(hidden, causal=True)
@@ -203,7 +210,7 @@ class Detector(Module):
         """The anchors (E, 2) of ``noun``: each the unit mean of its ensemble's unit embeddings; normal, then abnormal."""
         anchors = []
         for prompts in build_prompts(noun, self.config.normal_states, self.config.abnormal_states):
-            tokens = open_clip.tokenize(prompts, self.tower.clip.context_length).to(self.device)
+            tokens = open_clip.tokenize(prompts, self.tower.clip.context_length)
             embeddings = functional.normalize(self.encode_text(tokens), dim=-1)
             anchors.append(functional.normalize(embeddings.mean(dim=0), dim=-1))
         return torch.stack(anchors, dim=1)
@@ -226,11 +233,19 @@ class Detector(Module):
         }
 
 
-def _spread(tokens: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-    """Tokens (sum of ``present``, D) to (B, L, D), 0 where ``present`` (B, L) is False."""
-    spread = tokens.new_zeros(*present.shape, tokens.shape[-1])
-    spread[present] = tokens
-    return spread
+def _find_present(foreground: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
+    """Where class tokens and the patches of ``foreground`` (B, L) bool lie in (B * (1 + L),), and how many of each image.
+
+    Found on the CPU, so that a GPU is waited for once.
+    """
+    present = functional.pad(foreground.cpu(), (1, 0), value=True)
+    places = present.flatten().nonzero()[:, 0]
+    return places.to(foreground.device, non_blocking=True), present.sum(dim=1).tolist()
+
+
+def _spread(tokens: torch.Tensor, places: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Tokens (N, D) to their ``places`` (N,) in ``shape`` (B, L, D), 0 elsewhere."""
+    return tokens.new_zeros(shape).flatten(0, 1).index_copy_(0, places, tokens).view(shape)
 
 
 def _full(tensor: torch.Tensor) -> torch.Tensor:

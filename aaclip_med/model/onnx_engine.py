@@ -10,7 +10,6 @@ import torch
 
 from aaclip_med.errors import InputError
 
-
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 

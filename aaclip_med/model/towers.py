@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import open_clip
@@ -60,6 +61,14 @@ class Tower(nn.Module):
     def text_steps(self) -> list[Block]:
         """The text tower's blocks as they are run."""
         return [Block(block) for block in self.text_blocks]
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Tower:
+        """Refuse to move blocks in another form: they lie as the device wants them, out of torch's sight."""
+        here = self.clip.visual.proj.device
+        if self._lowered is not None and fn(torch.empty(0, device=here)).device != here:
+            raise ValueError(f"this tower was prepared on {here} and stays there; move it before it is prepared")
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def lower_vision(self, form: Form, dtype: torch.dtype) -> None:
         """Run the vision tower's blocks in another form (see ``Block``) from here on.

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from towers import TOY_TOWER, toy_state
 
 from aaclip_med import build_detector
@@ -29,6 +31,22 @@ def heads() -> torch.Tensor:
     rows, columns = torch.meshgrid(torch.arange(160), torch.arange(160), indexing="ij")
     discs = torch.stack([((rows - 80) ** 2 + (columns - 70) ** 2) < radius**2 for radius in (50, 60, 40)]).unsqueeze(1)
     return normalise_slices(discs * (0.3 + 0.6 * torch.rand(3, 1, 160, 160, generator=generator)))
+
+
+class Waits(TorchDispatchMode):
+    """Notes what a GPU's values would be waited for."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        masked = any(tensor.dtype == torch.bool for tensor in tree_leaves(args[1:2]) if isinstance(tensor, torch.Tensor))
+        if func._schema.name in ("aten::nonzero", "aten::_local_scalar_dense") or (
+            "aten::index" in func._schema.name and masked
+        ):
+            self.found.append(func._schema.name)
+        return func(*args, **(kwargs or {}))
 
 
 def score(heads, dtype=None, drop_background=False):
@@ -80,6 +98,21 @@ def test_a_prepared_tower_gives_its_first_weights_back(dtype):
     if has_onednn(dtype):
         with pytest.raises(TypeError, match="value-value attention is for training"):
             detector.encode_values(torch.zeros(1, 401, 128, dtype=dtype), torch.zeros(1, 128))
+
+
+def test_a_prepared_tower_stays_where_it_is():
+    detector = build_detector(TOY_TOWER, toy_state()).eval().prepare_inference(torch.float32)
+    assert detector.to("cpu") is detector
+    with pytest.raises(ValueError, match="prepared on cpu and stays there; move it before"):
+        detector.to("meta")
+    assert {parameter.device.type for parameter in detector.parameters()} == {"cpu"}
+    assert build_detector(TOY_TOWER, toy_state()).to("meta").device.type == "meta"
+
+
+def test_8_bits_are_refused_on_another_device_than_a_cpu():
+    detector = build_detector(TOY_TOWER, toy_state()).to("meta")
+    with pytest.raises(InputError, match="precision 'int8' is for x86 processors"):
+        detector.prepare_inference(torch.int8)
 
 
 def test_a_processor_without_bf16_kernels_computes_in_bf16_nevertheless(heads, monkeypatch):
@@ -182,6 +215,15 @@ def test_dropping_background_changes_nothing_where_there_is_none():
 def test_a_slice_with_dropped_background_scores_the_same_alone(heads):
     together, alone = score(heads, drop_background=True)[0], score(heads[1:2], drop_background=True)[0]
     assert_close(alone, together[1:2], rtol=0, atol=1e-3)
+
+
+def test_dropped_background_is_looked_for_once_a_batch(heads):
+    detector = build_detector("tiny").eval()
+    with torch.inference_mode():
+        detector.prepare_inference(torch.float32, drop_background=True)
+        with Waits() as waits:
+            detector.encode_image(heads)
+    assert waits.found == ["aten::nonzero"]
 
 
 def test_foreground_is_every_patch_with_something_in_it():
