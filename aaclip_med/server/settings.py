@@ -14,6 +14,9 @@ TOKEN_VARIABLE = "AACLIP_MED_TOKEN"
 TOKEN_LENGTH = 16
 """A shorter token is refused."""
 
+FIRST_GPU = {"auto": "cuda:0", "cuda": "cuda:0"}
+"""Names of one device, where there is a GPU."""
+
 TLS_ADVICE = (
     "this server speaks plain HTTP: put TLS in front of it with a reverse proxy, e.g. "
     "'caddy reverse-proxy --from scan.example.org --to 127.0.0.1:{port}', and keep the port closed to everyone else"
@@ -43,7 +46,7 @@ class Settings:
         for name in ("queue", "max_upload_bytes", "max_volume_bytes", "job_seconds", "keep_seconds", "uploads"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name.replace('_', ' ')}: {getattr(self, name)}; take a number above 0")
-        gpus = [device for device in self.devices if device != "cpu"]
+        gpus = [FIRST_GPU.get(device, device) for device in self.devices if device != "cpu"]
         if not self.devices or len(set(gpus)) < len(gpus):
             raise InputError(f"devices {', '.join(self.devices)}: name each GPU once")
 

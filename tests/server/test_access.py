@@ -84,4 +84,8 @@ def test_options_that_cannot_be_used_are_refused_before_anything_starts(tmp_path
     with pytest.raises(CheckpointError):
         run_serve(_options("--device", "cpu", "--adapters", f"mine={tmp_path / 'missing.safetensors'}"))
     assert parse_adapters(["a=b=c.safetensors"]) == (("a", "b=c.safetensors"),)
+    for names in (("auto", "cuda"), ("cuda", "cuda:0"), ("cuda:1", "cuda:1")):
+        with pytest.raises(InputError, match="name each GPU once"):
+            Settings(devices=names)
+    assert Settings(devices=("auto", "cpu", "cuda:1")).devices == ("auto", "cpu", "cuda:1")
     assert Settings(devices=("cpu", "cpu")).devices == ("cpu", "cpu")
