@@ -40,3 +40,14 @@ def test_the_least_memory_for_a_batch_is_twice_what_its_slices_take(detector):
     least = next(free for free in range(2**20, 2**31, 2**20) if fit_batch(free, detector) == 32)
     half = next(free for free in range(2**20, 2**31, 2**20) if fit_batch(free, detector) == 16)
     assert least / half == pytest.approx(2.0, rel=0.05)
+
+
+def test_memory_that_torch_keeps_for_itself_is_free(detector, monkeypatch):
+    gpu = torch.device("cuda:0")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (GIB // 64, 80 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: GIB)
+    counts = []
+    for kept in (GIB, 60 * GIB):
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _device, kept=kept: kept)
+        counts.append(choose_batch_size(detector, gpu))
+    assert counts == [fit_batch(GIB // 64, detector), 32]
