@@ -10,7 +10,7 @@ from aaclip_med.data.index import SPLITS, Case, join
 from aaclip_med.data.volumes import PICTURE_ENDINGS, case_name
 from aaclip_med.errors import InputError
 
-UNREAD_ENDINGS = (".bmp", ".gif", ".webp", ".jp2")
+UNREAD_ENDINGS = (".gif", ".webp", ".jp2")
 """Picture files that occur in published sets and that this package does not read."""
 
 
@@ -60,7 +60,7 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def list_pictures(folder: Path, tree: str) -> list[Path]:
-    """The pictures right in ``folder``, sorted. Other files are passed over; so is ``x.bmp`` beside ``x.png``.
+    """The pictures right in ``folder``, sorted. Other files are passed over; so is ``x.bmp`` or ``x.gif`` beside ``x.png``.
 
     Raises:
         InputError: there is no such folder or no picture in it, or a picture is of a kind that is not read: leaving it
@@ -70,12 +70,14 @@ def list_pictures(folder: Path, tree: str) -> list[Path]:
         raise misfit(folder, "no such folder", tree)
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     pictures = [path for path in files if path.name.lower().endswith(PICTURE_ENDINGS)]
-    read = {path.stem for path in pictures}
+    read = {path.stem for path in pictures if path.suffix.lower() != ".bmp"}
+    pictures = [path for path in pictures if path.suffix.lower() != ".bmp" or path.stem not in read]
+    read |= {path.stem for path in pictures}
     unread = [path for path in files if path.suffix.lower() in UNREAD_ENDINGS and path.stem not in read]
     if unread:
         raise InputError(
             f"{unread[0]}: {len(unread)} pictures of {folder} are {unread[0].suffix} files, which are not read; "
-            "save each beside itself as PNG (as with: magick mogrify -format png *.bmp)"
+            f"save each beside itself as PNG (as with: magick mogrify -format png *{unread[0].suffix})"
         )
     if not pictures:
         raise misfit(folder, "no picture in it", tree)

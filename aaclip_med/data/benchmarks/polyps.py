@@ -1,6 +1,7 @@
 """Polyps in colonoscopy: pictures in ``images``, masks of the same names in ``masks``, each with a polyp, no splits.
 
-Frames of one video are not marked as such, so no patient is known.
+CVC-ClinicDB calls the folders ``Original`` and ``Ground Truth``. Frames of one video are not marked as such, so no patient is
+known.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from pathlib import Path
 from aaclip_med.data.benchmarks.layouts import Layout, Listing, check_folder, list_pictures, number_rows, pair_masks
 from aaclip_med.data.index import Case
 
-TREE = "images with pictures, masks with masks of the same names"
+FOLDERS = (("images", "masks"), ("Original", "Ground Truth"))
+TREE = "images with pictures and masks with masks of the same names, or so Original and Ground Truth"
 
 SETS = {
     "cvc-clinicdb": ("Colon_clinicDB", "Bernal et al., Computerized Medical Imaging and Graphics 2015"),
@@ -29,7 +31,8 @@ def build_polyps(folder: Path, default_class: str, class_name: str | None = None
         InputError: another layout, a picture without its mask or a mask without its picture.
     """
     check_folder(folder, TREE)
-    pairs = pair_masks(list_pictures(folder / "images", TREE), list_pictures(folder / "masks", TREE))
+    images, masks = next((pair for pair in FOLDERS if (folder / pair[0]).is_dir()), FOLDERS[0])
+    pairs = pair_masks(list_pictures(folder / images, TREE), list_pictures(folder / masks, TREE))
     return Listing(number_rows(Case(image, 1, class_name or default_class, mask) for image, mask in pairs.items()))
 
 

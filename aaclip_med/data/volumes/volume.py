@@ -14,7 +14,7 @@ from aaclip_med.errors import InputError
 
 NIFTI_ENDINGS = (".nii.gz", ".nii", ".img.gz", ".img")
 ITK_ENDINGS = {".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
-PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 ENDINGS = (*NIFTI_ENDINGS, *ITK_ENDINGS, *PICTURE_ENDINGS)
 """Every file ending that is read, lower case; upper case is read as well. A pair ``.hdr``/``.img`` is named by its ``.img``."""
 

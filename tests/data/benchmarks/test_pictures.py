@@ -200,12 +200,24 @@ def test_an_industrial_set_of_another_layout_is_refused(draw: DrawPictures, tmp_
     assert f"{tmp_path}/bottle/train/good: no picture in it" in refusal("mvtec", tmp_path)
 
 
-def test_bitmaps_are_refused_until_each_has_a_png_beside_it(draw: DrawPictures, tmp_path: Path) -> None:
-    draw("03/train/ok", "000.bmp", "001.bmp")
+def test_bitmaps_are_read_but_not_as_copies_beside_other_pictures(draw: DrawPictures, tmp_path: Path) -> None:
+    draw("03/train/ok", "000.bmp", "001.bmp", "001.png")
+    draw("03/test/ok", "000.bmp")
+    draw("03/test/ko", "000.bmp")
+    draw("03/ground_truth/ko", "000.bmp")
+    cases = build_benchmark_index("btad", tmp_path)
+    assert [case.image_path.name for case in cases] == ["000.bmp", "001.png", "000.bmp", "000.bmp"]
+    assert [case.mask_path for case in cases] == [*(None,) * 2, tmp_path / "03/ground_truth/ko/000.bmp", None]
+
+
+def test_pictures_of_a_kind_that_is_not_read_are_refused_until_each_has_a_png_beside_it(
+    draw: DrawPictures, tmp_path: Path
+) -> None:
+    draw("03/train/ok", "000.gif", "001.gif")
     draw("03/test/ok", "000.png")
     message = refusal("btad", tmp_path)
-    assert f"{tmp_path}/03/train/ok/000.bmp: 2 pictures of {tmp_path}/03/train/ok are .bmp files" in message
-    assert "save each beside itself as PNG" in message
+    assert f"{tmp_path}/03/train/ok/000.gif: 2 pictures of {tmp_path}/03/train/ok are .gif files" in message
+    assert "save each beside itself as PNG (as with: magick mogrify -format png *.gif)" in message
     draw("03/train/ok", "000.png", "001.png")
     assert [case.image_path.name for case in build_benchmark_index("btad", tmp_path)] == ["000.png", "001.png", "000.png"]
 
@@ -287,6 +299,14 @@ def test_every_picture_of_polyps_is_abnormal_with_its_mask(
     cases = build_benchmark_index(name, tmp_path)
     assert [(case.label, case.class_name, case.split) for case in cases] == [(1, class_name, None)] * 2
     assert [case.mask_path for case in cases] == [tmp_path / "masks" / "1.png", tmp_path / "masks" / "2.png"]
+
+
+def test_clinicdb_is_read_in_its_own_folders(draw: DrawPictures, tmp_path: Path) -> None:
+    draw("Original", "1.tif", "2.tif")
+    draw("Ground Truth", "1.tif", "2.tif")
+    cases = build_benchmark_index("cvc-clinicdb", tmp_path)
+    assert [case.image_path for case in cases] == [tmp_path / "Original" / "1.tif", tmp_path / "Original" / "2.tif"]
+    assert [case.mask_path for case in cases] == [tmp_path / "Ground Truth" / "1.tif", tmp_path / "Ground Truth" / "2.tif"]
 
 
 def test_polyps_without_masks_are_named_up_to_ten(draw: DrawPictures, tmp_path: Path) -> None:

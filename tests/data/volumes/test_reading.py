@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from pathlib import Path
 
@@ -98,8 +99,10 @@ def test_trailing_axes_of_length_one_are_dropped_and_remembered(save: SaveScan) 
     assert volume.stored_shape == (5, 6, 7, 1, 1)
 
 
-@pytest.mark.parametrize("ending", [".png", ".tif", ".tiff", ".PNG"])
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize(
+    ("ending", "dtype"),
+    [*itertools.product([".png", ".tif", ".tiff", ".PNG"], [np.uint8, np.uint16]), (".bmp", np.uint8)],
+)
 def test_a_grey_picture_has_x_first_and_keeps_its_bits(save: SaveScan, ending: str, dtype: type) -> None:
     grey = (np.arange(40) * 6.3 * (257 if dtype is np.uint16 else 1)).astype(dtype).reshape(8, 5)
     volume = read_volume(save(f"slice{ending}", grey))
@@ -115,12 +118,13 @@ def test_a_grey_picture_loses_its_transparency(tmp_path: Path) -> None:
     assert read_volume(tmp_path / "slice.png").array.shape == (5, 4, 1)
 
 
+@pytest.mark.parametrize("ending", [".png", ".bmp"])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
-def test_a_colour_picture_becomes_rgb(tmp_path: Path, mode: str) -> None:
+def test_a_colour_picture_becomes_rgb(tmp_path: Path, mode: str, ending: str) -> None:
     rgb = np.zeros((4, 6, 3), np.uint8)
     rgb[1, 2] = 255, 0, 0
-    Image.fromarray(rgb).convert(mode).save(tmp_path / "slice.png")
-    volume = read_volume(tmp_path / "slice.png")
+    Image.fromarray(rgb).convert(mode).save(tmp_path / f"slice{ending}")
+    volume = read_volume(tmp_path / f"slice{ending}")
     assert volume.array.shape == (6, 4, 1, 3)
     np.testing.assert_array_equal(volume.array[2, 1, 0], (255, 0, 0))
 

@@ -33,7 +33,7 @@ def test_an_unknown_ending_is_refused(tmp_path: Path) -> None:
     assert "not an image" in refusal(tmp_path / "notes.txt")
 
 
-@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".jpg", ".tif"])
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".jpg", ".tif", ".bmp"])
 @pytest.mark.parametrize("content", [b"", b"not an image at all " * 40])
 def test_a_file_of_other_content_is_refused(tmp_path: Path, ending: str, content: bytes) -> None:
     path = tmp_path / f"scan{ending}"
