@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,7 @@ class Cell:
         """What the detector is called on disk."""
         if self.shots is None:
             return "untrained"
-        return f"{'+'.join(self.lessons)}_{self.shots}{'' if self.shots == FULL else '_shots'}_seed{self.seed}"
+        return f"{'+'.join(self.lessons) or 'nothing'}_{self.shots}{'' if self.shots == FULL else '_shots'}_seed{self.seed}"
 
 
 @dataclass
@@ -79,8 +78,8 @@ def run_protocol(
 ) -> list[Outcome]:
     """Train and test what is on disk, and write ``table.md``, ``.csv`` and ``.json`` into ``out``.
 
-    A set that is missing, or whose rows cannot be used, costs its own cells alone. Cells whose ``metrics.json`` is there are
-    not run again; a training that was killed goes on by itself.
+    A set that is missing or cannot be read costs its own cells, and those that are to learn from it by name; ``others`` go
+    without it. Cells whose ``metrics.json`` is there are not run again; a training that was killed goes on by itself.
 
     Raises:
         InputError: none of the sets is there, or ``out`` holds a run with other settings.
@@ -99,14 +98,15 @@ def run_protocol(
     for text in missing.values():
         say(f"missing: {text}")
     runner = _Runner(protocol, found, out, machine, say)
-    outcomes = [runner.run(cell, lacking) for cell, lacking in list_cells(protocol, found)]
+    runner.read_sets()
+    outcomes = [runner.run(cell, lacking) for cell, lacking in list_cells(protocol, runner.rows)]
     titles = {name: found[name].title if name in found else missing[name].split(":")[0] for name in names}
     write_table(out, protocol, outcomes, titles, Remarks(missing, list(runner.notes), _describe(machine)))
     return outcomes
 
 
-def list_cells(protocol: Protocol, found: dict[str, FoundSet]) -> Iterator[tuple[Cell, tuple[str, ...]]]:
-    """Every cell, and the names of the sets that it lacks. ``others`` are those that are found."""
+def list_cells(protocol: Protocol, found: Collection[str]) -> Iterator[tuple[Cell, tuple[str, ...]]]:
+    """Every cell, and the names of the sets that it lacks. ``others`` are those that are found and could be read."""
     for part in protocol.parts:
         for test in part.test:
             if not protocol.is_trained:
@@ -128,11 +128,22 @@ class _Runner:
     def __init__(self, protocol: Protocol, found: dict[str, FoundSet], out: Path, machine: Machine, say: Say) -> None:
         self.protocol, self.found, self.out, self.machine, self.say = protocol, found, out, machine, say
         self.rows: dict[str, list[Case]] = {}
+        self.broken: dict[str, str] = {}
         self.notes: dict[str, None] = {}
+
+    def read_sets(self) -> None:
+        """Read every set; why one cannot be read is kept in ``broken``."""
+        for name, one in self.found.items():
+            try:
+                self.rows[name] = one.read(self.out / "indexes" / f"{name}.jsonl")
+            except InputError as error:
+                self.say(f"failed: {one.title}: {error}")
+                self.broken[name] = str(error)
 
     def run(self, cell: Cell, lacking: tuple[str, ...]) -> Outcome:
         if lacking or (self.protocol.is_trained and not cell.lessons):
-            return Outcome(cell, missing=lacking)
+            reasons = [self.broken[name] for name in lacking if name in self.broken]
+            return Outcome(cell, missing=lacking, error="; ".join(reasons) or None)
         try:
             classes = self._group(cell)
             self.say(f"{cell.test}: {cell.run}")
@@ -143,14 +154,9 @@ class _Runner:
             self.say(f"failed: {cell.test}: {error}")
             return Outcome(cell, error=str(error))
 
-    def _read(self, name: str) -> list[Case]:
-        if name not in self.rows:
-            self.rows[name] = self.found[name].read(self.out / "indexes" / f"{name}.jsonl")
-        return self.rows[name]
-
     def _group(self, cell: Cell) -> dict[str, list[Case]]:
         """The rows that are tested on, by class."""
-        rows = self.found[cell.test].choose_test(self._read(cell.test))
+        rows = self.found[cell.test].choose_test(self.rows[cell.test])
         return {name: [row for row in rows if row.class_name == name] for name in sorted({row.class_name for row in rows})}
 
     def _evaluate(self, cell: Cell, classes: dict[str, list[Case]]) -> dict[str, dict[str, Any]]:
@@ -164,6 +170,8 @@ class _Runner:
             for name in undone:
                 named = name_class(predictor, name)
                 evaluate_into(classes[name], named, folders[name], title=f"{self.found[cell.test].title}: {name}")
+        if lessons and not any(row.split == "val" for row in lessons):
+            self._tell_choice(cell)
         results = {name: json.loads((place / "metrics.json").read_text("utf-8")) for name, place in folders.items()}
         for name, result in results.items():
             failures = result["failures"]
@@ -176,7 +184,7 @@ class _Runner:
         return results
 
     def _draw(self, cell: Cell) -> list[Case]:
-        """The rows that a cell learns from; notes where there are fewer than asked for."""
+        """The rows that a cell learns from; notes what falls short of what was asked for."""
         assert cell.shots is not None
         assert cell.seed is not None
         rows: list[Case] = []
@@ -184,17 +192,16 @@ class _Runner:
             lessons = self.found[name]
             if name == cell.test and lessons.published and lessons.published.teaches == "test":
                 raise InputError(f"{lessons.title} keeps all its anomalies for testing; train on another set")
-            drawn = draw_lessons(
-                lessons.choose_lessons(self._read(name)),
+            drawn, notes = draw_lessons(
+                lessons.choose_lessons(self.rows[name]),
                 cell.shots,
                 self.protocol.validation_shots,
                 cell.seed,
                 bool(self.protocol.training.get("normal_only")),
             )
-            counts = Counter(row.class_name for row in drawn if row.label and row.split != "val")
-            fewer = {kind: count for kind, count in counts.items() if cell.shots != FULL and count < cell.shots}
-            for kind, count in fewer.items():
-                self.notes[f"{lessons.title}, {kind}: {count} shots where {cell.shots} were asked for; it has no more"] = None
+            if lessons.domain == "medical" and any(row.patient is None for row in drawn):
+                notes.append("patients are not named; each file counts as one")
+            self.notes |= {f"{lessons.title}, {note}": None for note in notes}
             rows += drawn
         if not any(row.split == "val" for row in rows):  # so that ``train`` keeps some for validation
             rows = [replace(row, split=None) for row in rows]
@@ -214,6 +221,16 @@ class _Runner:
             | self.protocol.training
             | self.machine.training
         )
+
+    def _tell_choice(self, cell: Cell) -> None:
+        """Note what ``train`` chose the epoch on by itself."""
+        path = self.out / "training" / cell.run / "training.json"
+        if path.is_file():
+            story = json.loads(path.read_text("utf-8"))
+            chosen = story["stages"]["image"]["best_score"] is not None
+            split = f"the epoch is chosen on {story['slices']['validation_split']}"
+            why = "no epoch could be chosen, and the last is taken: validation has no slice with a lesion, or none without"
+            self.notes[f"{cell.run}: {split if chosen else why}"] = None
 
     def _load(self, cell: Cell, adapters: Path | None, preset: str) -> Predictor:
         machine, fidelity = self.machine, self.protocol.fidelity

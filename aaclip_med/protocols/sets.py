@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
+
+import numpy as np
 
 from aaclip_med.data.benchmarks.registry import FORMATS, build_benchmark_index
 from aaclip_med.data.index import Case, read_index, write_index
@@ -16,6 +21,10 @@ from aaclip_med.scoring.metrics import Domain
 
 PICTURES = "retinal-oct"
 """The preset under which pictures are shown as they are stored; what their prompts say depends on their class."""
+HELD_OUT = " (held out)"
+"""Ends the name under which slices of a patient who is trained on as well choose the epoch."""
+GAP_SHARE = 20
+"""Between these and those trained on, one slice in so many is left out, and one at least."""
 
 
 @dataclass(frozen=True)
@@ -161,30 +170,101 @@ def describe_missing(name: str) -> str:
     return f"{published.title}: no folder {places}, nor {published.folders[0]}.jsonl; see {published.source}"
 
 
-def draw_lessons(
-    cases: Sequence[Case], shots: Shots, validation_shots: int, seed: int, normal_only: bool = False
-) -> list[Case]:
-    """The rows that are trained on, and those that choose the epoch (split ``val``), of other patients.
+class Lessons(NamedTuple):
+    """What is learned from. cases: rows of split ``train``, and of ``val`` those that choose the epoch; of ``full`` without.
+    notes: where there were fewer than asked for, or the epoch is not chosen on other patients.
+    """
 
-    ``shots`` normal and as many abnormal ones of each class, drawn by ``seed``; of a class that has fewer, as many as leave
-    ``validation_shots``. ``full``: all rows, without a choice for validation.
+    cases: list[Case]
+    notes: list[str]
+
+
+def draw_lessons(cases: Sequence[Case], shots: Shots, validation_shots: int, seed: int, normal_only: bool = False) -> Lessons:
+    """The rows that are trained on, and those that choose the epoch, of other patients.
+
+    Patients for validation are set aside first, by ``seed``: as few as give ``validation_shots`` normal and abnormal cases of
+    each class. ``shots`` of each are drawn from the others, as many as there are. Where one patient alone has the normal or
+    abnormal cases of a class, other slices of it choose the epoch, a gap away; its name in ``val`` then says so. ``full``: all
+    rows, without a choice for validation.
 
     Raises:
         InputError: a class has too few.
     """
     if shots == FULL:
-        return [case for case in cases if not (normal_only and case.label)]
+        return Lessons([case for case in cases if not (normal_only and case.label)], [])
     drawn: list[Case] = []
+    notes: list[str] = []
     for class_name in sorted({case.class_name for case in cases}):
         group = [case for case in cases if case.class_name == class_name]
-        have = _count_pairs(group)
-        chosen = few_shot(group, max(1, min(shots, have - validation_shots)), seed)
-        patients = {patient_of(case) for case in chosen}
-        rest = [case for case in group if patient_of(case) not in patients]
-        kept = min(validation_shots, _count_pairs(rest))
-        drawn += [replace(case, split="train") for case in chosen]
-        drawn += [replace(case, split="val") for case in (few_shot(rest, kept, seed) if kept else [])]
-    return drawn
+        if validation_shots:
+            group = _part_lone_patients(group, validation_shots)
+        aside = _set_aside(group, validation_shots, np.random.default_rng([seed, zlib.crc32(class_name.encode())]))
+        rest = [case for case in group if patient_of(case) not in aside]
+        held = [case for case in group if patient_of(case) in aside]
+        taken, kept = max(1, min(shots, _count_pairs(rest))), min(validation_shots, _count_pairs(held))
+        drawn += [replace(case, split="train") for case in few_shot(rest, taken, seed)]
+        drawn += [replace(case, split="val") for case in (few_shot(held, kept, seed) if kept else [])]
+        if taken < shots:
+            why = "it has no more beside what is set aside for validation" if aside else "it has no more"
+            notes.append(f"{class_name}: {taken} shots where {shots} were asked for; {why}")
+        if kept < validation_shots:
+            notes.append(f"{class_name}: {kept} validation shots where {validation_shots} were asked for; it has no more")
+        if any(patient.endswith(HELD_OUT) for patient in aside):
+            notes.append(f"{class_name}: the epoch is chosen on slices of a patient who is trained on too; there is no other")
+    return Lessons(drawn, notes)
+
+
+def _set_aside(cases: Sequence[Case], wanted: int, rng: np.random.Generator) -> set[str]:
+    """Patients with ``wanted`` abnormal and normal cases or as many as there are; others are left with one of each at least.
+
+    As few as will do: first those that give most of what is lacking, of these rather one without abnormal cases that are not
+    wanted, and none with more than half of all; then by lot.
+    """
+    patients = sorted({patient_of(case) for case in cases})
+    counts = {label: Counter(patient_of(case) for case in cases if case.label == label) for label in (0, 1)}
+    order = [patients[number] for number in rng.permutation(len(patients))]
+    aside = {patient for patient in order if patient.endswith(HELD_OUT)}
+
+    def leaves_enough(patient: str) -> bool:
+        return all(counts[label].keys() - aside - {patient} for label in (0, 1))
+
+    for label in (1, 0):
+        while (lacking := wanted - sum(counts[label][patient] for patient in aside)) > 0:
+            able = [one for one in order if one not in aside and counts[label][one] and leaves_enough(one)]
+            if not able:
+                break
+            total = counts[label].total()
+            aside.add(
+                min(
+                    able,
+                    key=lambda one: (
+                        not label and counts[1][one] > 0,
+                        -min(counts[label][one], lacking),
+                        2 * counts[label][one] > total,
+                    ),
+                )
+            )
+    return aside
+
+
+def _part_lone_patients(cases: Sequence[Case], wanted: int) -> list[Case]:
+    """The same cases, but where one patient alone has those of a label, the first few in its scan are held out, and a gap."""
+    parted = list(cases)
+    for label in (1, 0):
+        own = sorted((case for case in parted if case.label == label), key=_place)
+        held = min(wanted, (len(own) - 1) // 2)
+        if held < 1 or len({patient_of(case) for case in own}) > 1 or len({case.image_path for case in own}) < len(own):
+            continue
+        start = min(held + max(1, len(own) // GAP_SHARE), len(own) - 1)
+        named = [replace(case, patient=f"{patient_of(case)}{HELD_OUT}") for case in own[:held]]
+        parted = [*(case for case in parted if case.label != label), *named, *own[start:]]
+    return parted
+
+
+def _place(case: Case) -> tuple[int, str]:
+    """Where a slice lies in its scan: the last number in its name."""
+    numbers = re.findall(r"\d+", case.name)
+    return int(numbers[-1]) if numbers else 0, case.image_path.as_posix()
 
 
 def _count_pairs(cases: Sequence[Case]) -> int:

@@ -11,6 +11,7 @@ import torch
 from aaclip_med.cli.protocols import NAMES
 from aaclip_med.data.benchmarks.registry import FORMATS
 from aaclip_med.data.index import Case
+from aaclip_med.data.sampling import check_leaks
 from aaclip_med.errors import InputError
 from aaclip_med.model.build import build_detector
 from aaclip_med.model.surgery import build_surgery_detector
@@ -82,7 +83,7 @@ def make_cases(normal: int, abnormal: int, per_patient: int = 1) -> list[Case]:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_validation_is_of_other_patients_than_training(seed: int) -> None:
-    drawn = draw_lessons(make_cases(20, 20, per_patient=4), 2, 3, seed)
+    drawn, _ = draw_lessons(make_cases(20, 20, per_patient=4), 2, 3, seed)
     parts = {split: [case for case in drawn if case.split == split] for split in ("train", "val")}
     assert [sum(case.label for case in part) for part in parts.values()] == [2, 3]
     assert [len(part) for part in parts.values()] == [4, 6]
@@ -90,8 +91,63 @@ def test_validation_is_of_other_patients_than_training(seed: int) -> None:
 
 
 def test_a_class_with_fewer_cases_gives_what_leaves_validation_its_share() -> None:
-    drawn = draw_lessons(make_cases(40, 10), 64, 4, 0)
+    drawn, _ = draw_lessons(make_cases(40, 10), 64, 4, 0)
     assert [sum(case.split == split for case in drawn) for split in ("train", "val")] == [12, 8]
+
+
+def make_slices(ill: int, well: int = 8) -> list[Case]:
+    """BMAD's layout: 6 normal slices of each of ``well`` patients, and of each of ``ill`` 10 normal, 20 abnormal, 10 normal."""
+    slices = [Case(Path(f"good/w{n}_{place}.png"), 0, "Brain", patient=f"w{n}") for n in range(well) for place in range(6)]
+    for n in range(ill):
+        labels = [int(10 <= place < 30) for place in range(40)]
+        slices += [Case(Path(f"i{n}_{place}.png"), label, "Brain", patient=f"i{n}") for place, label in enumerate(labels)]
+    return slices
+
+
+def count_by_split(cases: list[Case]) -> dict[str | None, list[int]]:
+    """Normal and abnormal cases of each split."""
+    return {
+        split: [sum(case.split == split and case.label == label for case in cases) for label in (0, 1)]
+        for split in ("train", "val")
+    }
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("shots", [4, 16])
+def test_patients_for_validation_are_set_aside_before_shots_are_drawn(shots: int, seed: int) -> None:
+    drawn, notes = draw_lessons(make_slices(ill=2), shots, 8, seed)
+    assert count_by_split(drawn) == {"train": [shots, shots], "val": [8, 8]}
+    assert len({case.patient for case in drawn if case.split == "val"}) == 1
+    check_leaks(drawn)
+    assert notes == []
+
+
+def test_a_lone_patient_with_lesions_is_parted_along_its_slices_and_the_table_told() -> None:
+    drawn, notes = draw_lessons(make_slices(ill=1), 16, 8, 0)
+    assert count_by_split(drawn) == {"train": [11, 11], "val": [8, 8]}
+    places = {
+        split: [int(case.name.split("_")[1]) for case in drawn if case.label and case.split == split]
+        for split in ("train", "val")
+    }
+    assert min(places["train"]) - max(places["val"]) >= 2
+    check_leaks(drawn)
+    assert notes == [
+        "Brain: 11 shots where 16 were asked for; it has no more beside what is set aside for validation",
+        "Brain: the epoch is chosen on slices of a patient who is trained on too; there is no other",
+    ]
+
+
+def test_a_patient_who_alone_has_all_slices_gives_both_parts_of_each_kind() -> None:
+    drawn, notes = draw_lessons(make_slices(ill=1, well=0), 4, 8, 0)
+    assert count_by_split(drawn) == {"train": [4, 4], "val": [8, 8]}
+    check_leaks(drawn)
+    assert len(notes) == 1
+
+
+def test_where_nothing_is_left_for_validation_the_table_is_told() -> None:
+    drawn, notes = draw_lessons(make_cases(5, 1), 1, 2, 0)
+    assert count_by_split(drawn) == {"train": [1, 1], "val": [0, 0]}
+    assert notes == ["Brain: 0 validation shots where 2 were asked for; it has no more"]
 
 
 def test_a_class_that_has_too_few_is_refused() -> None:
@@ -101,8 +157,8 @@ def test_a_class_that_has_too_few_is_refused() -> None:
 
 def test_full_is_every_row_and_normal_only_the_normal_ones() -> None:
     cases = make_cases(5, 3)
-    assert draw_lessons(cases, "full", 4, 0) == cases
-    assert draw_lessons(cases, "full", 4, 0, normal_only=True) == cases[:5]
+    assert draw_lessons(cases, "full", 4, 0) == (cases, [])
+    assert draw_lessons(cases, "full", 4, 0, normal_only=True).cases == cases[:5]
 
 
 def test_objects_and_polyps_are_called_by_their_names_under_every_fidelity() -> None:

@@ -190,6 +190,7 @@ def test_normal_only_learns_from_no_abnormal_row(data: Path, tmp_path: Path) -> 
     assert not any(case.label for case in cases)
     cell = json.loads((tmp_path / "out" / "cells" / "brain_full_seed0" / "brain" / "metrics.json").read_text())
     assert cell["run"]["provenance"]["normal_only"] is True
+    assert "- brain_full_seed0: the epoch is chosen on 1 of 7 patients" in (tmp_path / "out" / "table.md").read_text()
 
 
 def test_a_set_that_cannot_be_used_costs_its_own_cells_alone(
@@ -206,6 +207,30 @@ def test_a_set_that_cannot_be_used_costs_its_own_cells_alone(
     assert "Failed:" in capsys.readouterr().out
 
 
+def test_an_organ_that_cannot_be_read_is_not_learned_from_and_the_others_go_on(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    (folder / "BMAD" / "Liver" / "train").mkdir(parents=True)
+    (folder / "BMAD" / "Brain").symlink_to(data / "BMAD" / "Brain")
+    (folder / "Retina_RESC").symlink_to(data / "Retina_RESC")
+    assert run("leave_one_organ_out", folder, tmp_path / "out", "--shots", "1", "--seeds", "0") == 3
+    measured = [(row["set"], row["trained_on"]) for row in rows_of(tmp_path / "out", "measured")]
+    assert measured == [("Brain (BMAD)", "Retina (BMAD, RESC)"), ("Retina (BMAD, RESC)", "Brain (BMAD)")]
+    assert [row["set"] for row in rows_of(tmp_path / "out", "failed")] == ["Liver (BMAD)"]
+    text = (tmp_path / "out" / "table.md").read_text()
+    assert "- Liver (BMAD), brain+retina_1_shots_seed0: " in text
+    assert "no folder 'test' in it" in text
+
+
+def test_what_was_to_be_learned_from_a_set_that_cannot_be_read_has_failed(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    (folder / "VisA" / "candle").mkdir(parents=True)
+    (folder / "Brain").symlink_to(data / "BMAD" / "Brain")
+    assert run("zero_shot", folder, tmp_path / "out", "--shots", "1", "--seeds", "0") == 1
+    (brain,) = (row for row in rows_of(tmp_path / "out") if row["set"] == "Brain (BMAD)" and row["kind"] != "published")
+    assert brain["kind"] == "failed"
+    assert "- Brain (BMAD), visa_1_shots_seed0: " in (tmp_path / "out" / "table.md").read_text()
+
+
 def test_an_index_of_ones_own_stands_for_a_set_and_for_one_that_nobody_published(data: Path, tmp_path: Path) -> None:
     found = find_set("brain", data)
     assert found is not None
@@ -215,7 +240,7 @@ def test_an_index_of_ones_own_stands_for_a_set_and_for_one_that_nobody_published
     assert run(protocol, tmp_path, tmp_path / "out") == 0
     assert rows_of(tmp_path / "out", "measured")[0]["set"] == "mine.jsonl"
     text = (tmp_path / "out" / "table.md").read_text()
-    assert "- mine.jsonl, Brain: 2 shots where 9 were asked for; it has no more" in text
+    assert "- mine.jsonl, Brain: 2 shots where 9 were asked for; it has no more beside what is set aside for validation" in text
 
 
 def test_cases_that_cannot_be_scored_are_counted_and_if_none_can_the_cell_has_failed(data: Path, tmp_path: Path) -> None:
