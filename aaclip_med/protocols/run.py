@@ -91,12 +91,12 @@ def run_protocol(
     names = dict.fromkeys(name for part in protocol.parts for name in _list_names(part))
     found = {name: one for name in names if (one := find_set(name, data))}
     missing = {name: describe_missing(name) for name in names if name not in found}
-    if not found:
-        raise InputError(f"{data}: none of the sets is there: {'; '.join(missing.values())}")
-    prepare_output_folder(out / "indexes")
-    _settle(out / "settings.json", protocol, data, machine)
     for text in missing.values():
         say(f"missing: {text}")
+    if not found:
+        raise InputError(f"{data}: none of the {len(missing)} sets is there; get one, and put it where docs/protocols.md says")
+    prepare_output_folder(out / "indexes")
+    _settle(out / "settings.json", protocol, data, machine)
     runner = _Runner(protocol, found, out, machine, say)
     runner.read_sets()
     outcomes = [runner.run(cell, lacking) for cell, lacking in list_cells(protocol, runner.rows)]

@@ -29,9 +29,9 @@ GAP_SHARE = 20
 
 @dataclass(frozen=True)
 class PublishedSet:
-    """A published set. folders: what its folder may be called. home: who gives it out, in words. teaches: the rows that are
-    learned from, ``test`` where all anomalies of the published split are in its test part, else ``rest``: those that are not
-    tested on.
+    """A published set. folders: what its folder may be called. home: where it is given out, with an address. teaches: the
+    rows that are learned from, ``test`` where all anomalies of the published split are in its test part, else ``rest``: those
+    that are not tested on.
     """
 
     title: str
@@ -44,12 +44,12 @@ class PublishedSet:
 
     @property
     def source(self) -> str:
-        """Paper and giver."""
-        return f"{FORMATS[self.format].source}; from {self.home}"
+        """Paper and where to get it."""
+        return f"{FORMATS[self.format].source}; {self.home}"
 
 
-BMAD = "the archive that BMAD's authors link to in their repository, or made of {} with 'aaclip-med convert'"
-BARCELONA = "the Computer Vision Center, Barcelona"
+BMAD = "https://github.com/DorisBao/BMAD, or made of {} with 'aaclip-med convert'"
+POLYPS = "in the collection that AA-CLIP's authors link to, https://figshare.com/articles/figure/Polyp_DataSet_zip/21221579"
 
 SETS = {
     "brain": PublishedSet(
@@ -65,23 +65,30 @@ SETS = {
         BMAD.format("RESC"),
     ),
     "clinicdb": PublishedSet(
-        "CVC-ClinicDB", ("CVC-ClinicDB", "Colon/CVC-ClinicDB"), "cvc-clinicdb", "Grand Challenge's pages on polyps"
+        "CVC-ClinicDB", ("CVC-ClinicDB", "Colon/CVC-ClinicDB"), "cvc-clinicdb", "https://polyp.grand-challenge.org/CVCClinicDB/"
     ),
-    "colondb": PublishedSet("CVC-ColonDB", ("CVC-ColonDB", "Colon/CVC-ColonDB"), "cvc-colondb", BARCELONA),
-    "cvc300": PublishedSet("CVC-300", ("CVC-300", "Colon/CVC-300"), "cvc-300", BARCELONA),
-    "kvasir": PublishedSet("Kvasir-SEG", ("Kvasir-SEG", "Kvasir", "Colon/Kvasir"), "kvasir", "Simula's datasets"),
+    "colondb": PublishedSet("CVC-ColonDB", ("CVC-ColonDB", "Colon/CVC-ColonDB"), "cvc-colondb", POLYPS),
+    "cvc300": PublishedSet("CVC-300", ("CVC-300", "Colon/CVC-300"), "cvc-300", POLYPS),
+    "kvasir": PublishedSet(
+        "Kvasir-SEG", ("Kvasir-SEG", "Kvasir", "Colon/Kvasir"), "kvasir", "https://datasets.simula.no/kvasir-seg/"
+    ),
     "mvtec": PublishedSet(
-        "MVTec AD", ("MVTec", "mvtec_anomaly_detection"), "mvtec", "MVTec's own site", domain="industrial", teaches="test"
+        "MVTec AD",
+        ("MVTec", "mvtec_anomaly_detection"),
+        "mvtec",
+        "https://www.mvtec.com/company/research/datasets/mvtec-ad",
+        domain="industrial",
+        teaches="test",
     ),
     "visa": PublishedSet(
-        "VisA", ("VisA",), "visa", "Amazon Science's repository of the paper", domain="industrial", teaches="test"
+        "VisA", ("VisA",), "visa", "https://github.com/amazon-science/spot-diff", domain="industrial", teaches="test"
     ),
-    "mpdd": PublishedSet("MPDD", ("MPDD",), "mpdd", "its authors' repository", domain="industrial", teaches="test"),
+    "mpdd": PublishedSet("MPDD", ("MPDD",), "mpdd", "https://github.com/stepanje/MPDD", domain="industrial", teaches="test"),
     "btad": PublishedSet(
         "BTAD",
         ("BTAD", "BTech_Dataset_transformed"),
         "btad",
-        "its authors' repository (VT-ADL)",
+        "https://github.com/pankajmishra000/VT-ADL",
         domain="industrial",
         teaches="test",
     ),

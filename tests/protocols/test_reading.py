@@ -37,9 +37,10 @@ def test_zero_shot_is_the_published_protocol() -> None:
     assert (protocol.parts[1].train, protocol.parts[1].test) == (("mvtec",), ("visa",))
 
 
-def test_every_set_has_a_format_that_is_read_and_a_preset() -> None:
+def test_every_set_has_a_format_that_is_read_a_preset_and_an_address() -> None:
     for one in SETS.values():
         assert FORMATS[one.format].source in one.source
+        assert "https://" in one.source
         assert get_preset(one.preset)
 
 

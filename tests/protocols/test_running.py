@@ -56,7 +56,10 @@ def test_zero_shot_trains_on_visa_and_tests_what_is_on_disk(zero_shot: Path) -> 
 
 def test_what_is_missing_is_named_with_where_it_is_to_be_had(zero_shot: Path) -> None:
     text = (zero_shot / "table.md").read_text()
-    assert "- Liver (BMAD): no folder BMAD/Liver or Liver or Liver_AD, nor BMAD/Liver.jsonl; see BMAD, arXiv 2306.11876" in text
+    assert (
+        "- Liver (BMAD): no folder BMAD/Liver or Liver or Liver_AD, nor BMAD/Liver.jsonl; see BMAD, arXiv 2306.11876; https://github.com/DorisBao/BMAD"
+        in text
+    )
     assert str(zero_shot.parent.parent) not in text
     missing = {row["set"]: row["detector"] for row in rows_of(zero_shot, "missing")}
     assert missing["Kvasir-SEG"] == "missing: Kvasir-SEG"
@@ -262,9 +265,10 @@ def test_cases_that_cannot_be_scored_are_counted_and_if_none_can_the_cell_has_fa
 def test_where_nothing_is_there_all_is_named_and_nothing_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "data").mkdir()
     assert run("few_shot", tmp_path / "data", tmp_path / "out") == 2
-    said = capsys.readouterr().err
-    assert "data: none of the sets is there: Brain (BMAD): no folder BMAD/Brain" in said
-    assert "Retina (BMAD, RESC)" in said
+    *missing, refused = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[2] for line in missing] == ["Brain (BMAD)", "Liver (BMAD)", "Retina (BMAD, RESC)"]
+    assert all("https://github.com/DorisBao/BMAD" in line for line in missing)
+    assert "data: none of the 3 sets is there; get one" in refused
     assert not (tmp_path / "out").exists()
 
 
