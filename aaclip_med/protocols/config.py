@@ -11,7 +11,7 @@ import yaml
 
 from aaclip_med.errors import InputError
 from aaclip_med.model.config import FIDELITIES
-from aaclip_med.protocols.published import AVERAGES
+from aaclip_med.published import AVERAGES
 
 Model = Literal["trained", "clip", "clip-surgery"]
 Shots = int | Literal["full"]
@@ -34,7 +34,7 @@ class Protocol:
     model: ``trained``, or a baseline without any adapter. shots: normal and abnormal cases of each class to learn from, or
     ``full``. seeds: each draws other cases and begins from other adapters. validation_shots: cases of each class and kind that
     choose the epoch, none of them learned from; 0, and with ``full``: ``train`` keeps some patients for it. training:
-    settings of the bundle's ``train.yaml`` by name. fidelity: ``reference`` or ``paper``. average: the published one beside it.
+    settings of the bundle's ``train.yaml`` by name. fidelity: ``reference`` or ``paper``. average: published ones to quote.
     """
 
     title: str
@@ -45,13 +45,13 @@ class Protocol:
     validation_shots: int = 0
     training: dict[str, Any] = field(default_factory=dict)
     fidelity: str | None = None
-    average: str | None = None
+    average: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, value, choices in (
             ("model", self.model, get_args(Model)),
             ("fidelity", self.fidelity, (None, *FIDELITIES)),
-            ("average", self.average, (None, *AVERAGES)),
+            *(("average", name, tuple(AVERAGES)) for name in self.average),
         ):
             if value not in choices:
                 raise InputError(f"unknown {name} '{value}'; choose one of {', '.join(filter(None, choices))}")
@@ -124,6 +124,8 @@ def _check(content: object, path: Path) -> Protocol:
     try:
         values["shots"] = check_shots(values.get("shots", [FULL]))
         values["seeds"] = tuple(dict.fromkeys(int(seed) for seed in values.get("seeds", [0])))
+        average = values.get("average") or []
+        values["average"] = (average,) if isinstance(average, str) else tuple(map(str, average))
         values["parts"] = tuple(_check_part(part) for part in values["parts"])
         return Protocol(**values)
     except (TypeError, ValueError, AttributeError, InputError) as error:

@@ -12,8 +12,8 @@ import numpy as np
 from aaclip_med.data.writing import write_csv, write_file, write_json
 from aaclip_med.evaluation.baselines import TITLES
 from aaclip_med.protocols.config import FULL, Protocol
-from aaclip_med.protocols.published import AVERAGES, BY_SET
 from aaclip_med.protocols.sets import SETS
+from aaclip_med.published import AVERAGES, BY_SET
 
 if TYPE_CHECKING:
     from aaclip_med.protocols.run import Outcome
@@ -64,6 +64,7 @@ def write_table(
     verdicts = judge_rows(rows)
     write_csv(folder / "table.csv", COLUMNS, rows)
     content = {"title": protocol.title, "rows": rows, "verdict": verdicts, **remarks._asdict(), "failed": failed}
+    content["published_averages"] = [AVERAGES[name]._asdict() for name in protocol.average]
     write_json(folder / "table.json", content)
     text = _build_markdown(protocol, rows, verdicts, remarks, failed)
     write_file(folder / "table.md", lambda temporary: temporary.write_text(text, encoding="utf-8"))
@@ -82,7 +83,7 @@ def build_rows(protocol: Protocol, outcomes: Sequence[Outcome], titles: dict[str
         for key in dict.fromkeys((one.cell.lessons, one.cell.shots) for one in own):
             runs = [one for one in own if (one.cell.lessons, one.cell.shots) == key]
             done = [_average(list(one.classes.values())) for one in runs if one.classes]
-            row: Row = {"kind": "measured", "set": titles[test], "detector": MODELS[protocol.model]}
+            row: Row = {"kind": "measured", "set": titles[test], "detector": _name_detector(protocol)}
             row["trained_on"] = ", ".join(titles.get(name, name) for name in key[0])
             row |= {"shots": key[1] if key[1] is not None else "", "runs": len(done)}
             if not done:
@@ -105,18 +106,32 @@ def build_rows(protocol: Protocol, outcomes: Sequence[Outcome], titles: dict[str
 
 
 def judge_rows(rows: Sequence[Row]) -> list[str]:
-    """Plain sentences: which measured rows a baseline reaches or beats, and in what."""
+    """Plain sentences: which measured rows a baseline beats or reaches, and in what."""
     sentences = []
     for row in (one for one in rows if one["kind"] == "measured"):
-        lost = []
+        lost: dict[str, list[str]] = {"beats": [], "reaches": []}
+        compared = 0
         others = [one for one in rows if one["kind"] == "baseline" and one["set"] == row["set"]]
         for name, title in FIGURES.items():
             theirs = [(one[name], one["detector"]) for one in others if not math.isnan(one[name])]
-            if theirs and not math.isnan(row[name]) and max(theirs)[0] >= row[name]:
-                lost.append(f"{title} {100 * max(theirs)[0]:.2f} ({max(theirs)[1]}) against {100 * row[name]:.2f}")
-        which = f"{row['set']}{_tell_training(row)}"
-        sentences.append(f"{which}: a baseline beats it in {'; '.join(lost)}." if lost else f"{which}: no baseline reaches it.")
+            if not theirs or math.isnan(row[name]):
+                continue
+            compared += 1
+            best, detector = max(theirs)
+            equal = math.isclose(best, row[name], rel_tol=1e-9)
+            if equal or best > row[name]:
+                said = f"{title} {100 * best:.2f} ({detector}) against {100 * row[name]:.2f}"
+                lost["reaches" if equal else "beats"].append(said)
+        verdict = " and ".join(f"a baseline {verb} it in {'; '.join(said)}" for verb, said in lost.items() if said)
+        nothing = "no baseline reaches it" if compared else "there is no baseline figure to compare it with"
+        sentences.append(f"{row['set']}{_tell_training(row)}: {verdict or nothing}.")
     return sentences
+
+
+def _name_detector(protocol: Protocol) -> str:
+    """What is measured. Without residual adapters in either tower the projections are all that is trained."""
+    bare = all(protocol.training.get(f"detector::{tower}_adapters") == 0 for tower in ("image", "text"))
+    return f"{MODELS[protocol.model]}, projections alone" if bare else MODELS[protocol.model]
 
 
 def _average(classes: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -157,13 +172,12 @@ def _build_markdown(
         "In percent: mean and standard deviation over runs, each the mean over the set's classes. Rows marked *published* are "
         f"quoted, not measured here; *baseline* rows are measured. Settings: {said}."
     )
-    if protocol.average:
-        what, pixel, image = AVERAGES[protocol.average]
-        parts.append(
-            f"Published (AA-CLIP's ablation, quoted): {what}, average over the paper's sets, pixel AUROC {100 * pixel:.1f}, "
-            f"image AUROC {100 * image:.1f}."
-        )
+    averages = [
+        f"*published:* {what}, average over the paper's sets, pixel AUROC {100 * pixel:.1f}, image AUROC {100 * image:.1f}"
+        for what, pixel, image in (AVERAGES[name] for name in protocol.average)
+    ]
     for name, texts in (
+        ("AA-CLIP's ablation, quoted, under the paper's own protocol", averages),
         ("Against the baselines", list(verdicts)),
         ("Notes", remarks.notes),
         ("Missing", list(remarks.missing.values())),

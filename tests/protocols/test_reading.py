@@ -18,6 +18,7 @@ from aaclip_med.model.surgery import build_surgery_detector
 from aaclip_med.presets import get_preset
 from aaclip_med.protocols.config import check_shots, find_protocols, read_protocol
 from aaclip_med.protocols.sets import SETS, draw_lessons
+from aaclip_med.published import AVERAGES
 
 
 def test_every_protocol_of_the_command_line_has_its_file_and_names_sets_that_are_known() -> None:
@@ -35,6 +36,22 @@ def test_zero_shot_is_the_published_protocol() -> None:
     assert protocol.parts[0].train == ("visa",)
     assert len(protocol.parts[0].test) == 10
     assert (protocol.parts[1].train, protocol.parts[1].test) == (("mvtec",), ("visa",))
+
+
+def test_every_published_average_is_known_and_each_protocol_quotes_what_corresponds() -> None:
+    assert {name: (one.pixel_auroc, one.image_auroc) for name, one in AVERAGES.items()} == {
+        "clip": (0.503, 0.693),
+        "plain": (0.489, 0.534),
+        "residual": (0.913, 0.807),
+        "text": (0.921, 0.826),
+        "full": (0.927, 0.833),
+    }
+    assert {name: read_protocol(name).average for name in NAMES} == {
+        "clip": ("clip",),
+        "clip_surgery": ("clip",),
+        "linear_projection": ("clip", "full"),
+        **dict.fromkeys(("few_shot", "leave_one_organ_out", "normal_only", "zero_shot"), ("full",)),
+    }
 
 
 def test_every_set_has_a_format_that_is_read_a_preset_and_an_address() -> None:
@@ -57,6 +74,10 @@ def test_every_set_has_a_format_that_is_read_a_preset_and_an_address() -> None:
         ("title: x\nfidelity: pape\nparts: [{train: itself, test: [brain]}]", "unknown fidelity 'pape'"),
         ("title: x\nshots: [0]\nparts: [{train: itself, test: [brain]}]", "shots '0'; take 1 or more, or 'full'"),
         ("title: x\nshots: [4]\ntraining: {normal_only: true}\nparts: [{train: itself, test: [brain]}]", "take shots 'full'"),
+        (
+            "title: x\naverage: [full, best]\nparts: [{train: itself, test: [brain]}]",
+            "unknown average 'best'; choose one of clip,",
+        ),
         ("title: [", "not YAML"),
     ],
 )

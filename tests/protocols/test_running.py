@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from aaclip_med.data.index import read_index, write_index
 from aaclip_med.protocols.config import Part, Protocol
 from aaclip_med.protocols.run import Cell, list_cells
 from aaclip_med.protocols.sets import find_set
+from aaclip_med.protocols.table import FIGURES, judge_rows
 
 SMALL = ("--backbone", "tiny", "--image-size", "40", "--text-epochs", "1", "--image-epochs", "1", "--no-augmentation")
 
@@ -74,7 +76,7 @@ def test_published_figures_and_baselines_stand_beside_ours_and_are_marked(zero_s
     text = (zero_shot / "table.md").read_text()
     assert "| *published:* AA-CLIP on BMAD's test set, released log, trained on VisA, full-shot |" in text
     assert "95.72 | 44.91 | 79.26 | 94.41" in text
-    assert "the whole method, average over the paper's sets, pixel AUROC 92.7, image AUROC 83.3" in text
+    assert "- *published:* the whole method, average over the paper's sets, pixel AUROC 92.7, image AUROC 83.3" in text
     with (zero_shot / "table.csv").open() as stream:
         assert [row["kind"] for row in csv.DictReader(stream)] == [row["kind"] for row in rows_of(zero_shot)]
 
@@ -83,12 +85,24 @@ def test_a_row_that_a_baseline_beats_is_said_to_be_beaten(zero_shot: Path) -> No
     verdicts = json.loads((zero_shot / "table.json").read_text())["verdict"]
     for row, said in zip(rows_of(zero_shot, "measured"), verdicts, strict=True):
         others = [one for one in rows_of(zero_shot, "baseline") if one["set"] == row["set"]]
-        beaten = any(
-            other[name] is not None and other[name] >= row[name]
-            for other in others
-            for name in ("pixel_auroc", "pixel_ap", "image_auroc", "image_ap")
-        )
-        assert ("beats it" in said) is beaten
+        figures = [(other[name], row[name]) for other in others for name in FIGURES if None not in (other[name], row[name])]
+        assert ("beats it" in said) is any(theirs > ours for theirs, ours in figures)
+        assert ("no baseline reaches it" in said) is all(theirs < ours for theirs, ours in figures)
+
+
+def test_a_tie_with_a_baseline_is_called_one_and_without_a_baseline_nothing_is_claimed() -> None:
+    nothing = dict.fromkeys(FIGURES, math.nan)
+    row = {"kind": "measured", "set": "Brain", **nothing}
+    baseline = {"kind": "baseline", "set": "Brain", "detector": "intensity", **nothing}
+    assert judge_rows([row]) == ["Brain: there is no baseline figure to compare it with."]
+    assert judge_rows([row | {"pixel_ap": 0.5}, baseline | {"pixel_ap": 0.5, "image_ap": 0.4}]) == [
+        "Brain: a baseline reaches it in pixel AP 50.00 (intensity) against 50.00."
+    ]
+    assert judge_rows([row | {"pixel_ap": 0.5, "image_ap": 0.5}, baseline | {"pixel_ap": 0.5, "image_ap": 0.6}]) == [
+        "Brain: a baseline beats it in slice AP 60.00 (intensity) against 50.00 and a baseline reaches it in pixel AP 50.00 "
+        "(intensity) against 50.00."
+    ]
+    assert judge_rows([row | {"pixel_ap": 0.5}, baseline | {"pixel_ap": 0.4}]) == ["Brain: no baseline reaches it."]
 
 
 def test_the_few_pictures_are_of_both_classes_and_others_choose_the_epoch(zero_shot: Path) -> None:
@@ -173,15 +187,17 @@ def test_the_value_value_baseline_stands_beside_the_published_average_of_clip(da
 
 
 def test_the_linear_projection_has_no_adapter(data: Path, tmp_path: Path) -> None:
-    protocol = own_protocol(
-        tmp_path,
-        "title: Linear\nparts: [{train: [visa], test: [brain]}]\nshots: [1]\n"
-        'training: {"detector::image_adapters": 0, "detector::text_adapters": 0}\n',
-    )
-    assert run(protocol, data, tmp_path / "out") == 0
-    cell = json.loads((tmp_path / "out" / "cells" / "visa_1_shots_seed0" / "brain" / "metrics.json").read_text())
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "Brain").symlink_to(data / "BMAD" / "Brain")
+    assert run("linear_projection", tmp_path / "data", tmp_path / "out", "--shots", "1", "--seeds", "0") == 0
+    cell = json.loads((tmp_path / "out" / "cells" / "brain_1_shots_seed0" / "brain" / "metrics.json").read_text())
     detector = cell["run"]["detector"]
-    assert (detector["image_adapters"], detector["text_adapters"]) == (0, 0)
+    assert (detector["image_adapters"], detector["text_adapters"], detector["projection_relu"]) == (0, 0, False)
+    (row,) = rows_of(tmp_path / "out", "measured")
+    assert row["detector"] == "this package, projections alone"
+    text = (tmp_path / "out" / "table.md").read_text()
+    for what in ("CLIP without adapters, average", "the whole method, average"):
+        assert f"- *published:* {what} over the paper's sets, pixel AUROC" in text
 
 
 def test_normal_only_learns_from_no_abnormal_row(data: Path, tmp_path: Path) -> None:
