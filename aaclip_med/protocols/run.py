@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from aaclip_med import __version__
 from aaclip_med.data.index import Case, write_index
 from aaclip_med.data.writing import prepare_output_folder, write_json
 from aaclip_med.errors import AaclipError, InputError, OutputError, WeightsError
@@ -99,6 +100,7 @@ def run_protocol(
     _settle(out / "settings.json", protocol, data, machine)
     runner = _Runner(protocol, found, out, machine, say)
     runner.read_sets()
+    _settle_sets(out / "settings.json", (found[name] for name in runner.rows), data)
     outcomes = [runner.run(cell, lacking) for cell, lacking in list_cells(protocol, runner.rows)]
     titles = {name: found[name].title if name in found else missing[name].split(":")[0] for name in names}
     write_table(out, protocol, outcomes, titles, Remarks(missing, list(runner.notes), _describe(machine)))
@@ -261,14 +263,29 @@ def _list_names(part: Part) -> Sequence[str]:
 def _settle(path: Path, protocol: Protocol, data: Path, machine: Machine) -> None:
     """Note what cells depend on; refuse a folder that has others. More sets, shots and seeds are more cells, and welcome."""
     settings = {name: getattr(protocol, name) for name in ("model", "validation_shots", "training", "fidelity")}
-    settings = json.loads(json.dumps(settings | {"data": str(data.resolve())} | _describe(machine)))
+    settings |= {"version": __version__, "data": str(data.resolve())} | _describe(machine)
+    settings = json.loads(json.dumps(settings))
     if not path.is_file():
-        write_json(path, settings)
+        write_json(path, settings | {"sets": {}})
         return
-    held = json.loads(path.read_text("utf-8"))
+    try:
+        held = json.loads(path.read_text("utf-8"))
+        held.pop("sets", None)
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{path}: damaged ({error}); choose another --out") from None
     changed = sorted(name for name in settings.keys() | held.keys() if settings.get(name) != held.get(name))
     if changed:
         raise InputError(f"{path.parent} holds a run with other settings ({', '.join(changed)}); choose another --out")
+
+
+def _settle_sets(path: Path, sets: Iterable[FoundSet], data: Path) -> None:
+    """Note of each set its folder, or of an index of one's own its SHA-256; refuse one that was another before."""
+    settings = json.loads(path.read_text("utf-8"))
+    for one in sets:
+        identity = one.identify(data)
+        if settings["sets"].setdefault(one.name, identity) != identity:
+            raise InputError(f"{one.path} is not what the run in {path.parent} was made with; choose another --out")
+    write_json(path, settings)
 
 
 def _describe(machine: Machine) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import zlib
 from collections import Counter
@@ -109,6 +110,11 @@ class FoundSet:
     def domain(self) -> Domain:
         """Which of the released program's protocols it is judged by."""
         return self.published.domain if self.published else "medical"
+
+    def identify(self, data: Path) -> str:
+        """What a later run must find again: the folder below ``data``, or the SHA-256 of an index of one's own."""
+        is_folder = self.path.is_dir()
+        return self.path.relative_to(data).as_posix() if is_folder else hashlib.sha256(self.path.read_bytes()).hexdigest()
 
     def read(self, index: Path) -> list[Case]:
         """Its rows, each with its preset. A published layout is read once, and then taken from ``index``.

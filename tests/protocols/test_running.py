@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import math
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aaclip_med import __version__
 from aaclip_med.cli.main import main
 from aaclip_med.data.index import read_index, write_index
 from aaclip_med.protocols.config import Part, Protocol
@@ -260,6 +262,43 @@ def test_an_index_of_ones_own_stands_for_a_set_and_for_one_that_nobody_published
     assert rows_of(tmp_path / "out", "measured")[0]["set"] == "mine.jsonl"
     text = (tmp_path / "out" / "table.md").read_text()
     assert "- mine.jsonl, Brain: 2 shots where 9 were asked for; it has no more beside what is set aside for validation" in text
+
+
+def test_an_index_of_ones_own_that_has_changed_is_refused_but_not_another_or_one_repaired(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = find_set("brain", data)
+    assert found is not None
+    cases = [case for case in found.read(tmp_path / "brain.jsonl") if case.split == "test"]
+    write_index(cases, tmp_path / "mine.jsonl")
+    protocol = own_protocol(tmp_path, "title: Mine\nmodel: clip\nparts: [{test: [mine, other]}]\n")
+    out = tmp_path / "out"
+    assert run(protocol, tmp_path, out) == 0
+    settings = json.loads((out / "settings.json").read_text())
+    assert settings["version"] == __version__
+    assert settings["sets"] == {"mine": hashlib.sha256((tmp_path / "mine.jsonl").read_bytes()).hexdigest()}
+    (tmp_path / "other.jsonl").write_text("not yet an index")
+    assert run(protocol, tmp_path, out) == 3
+    write_index(cases, tmp_path / "other.jsonl")
+    assert run(protocol, tmp_path, out) == 0
+    assert json.loads((out / "settings.json").read_text())["sets"].keys() == {"mine", "other"}
+    write_index(cases[1:], tmp_path / "mine.jsonl")
+    capsys.readouterr()
+    assert run(protocol, tmp_path, out) == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'mine.jsonl'} is not what the run in {out} was made with; choose another --out" in said
+
+
+def test_a_run_of_another_version_is_refused(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    protocol = own_protocol(tmp_path, "title: CLIP\nmodel: clip\nparts: [{test: [brain]}]\n")
+    assert run(protocol, data, tmp_path / "out") == 0
+    settings = tmp_path / "out" / "settings.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"version": "0.0.1"}))
+    assert run(protocol, data, tmp_path / "out") == 2
+    assert "holds a run with other settings (version)" in capsys.readouterr().err
+    settings.write_text("{")
+    assert run(protocol, data, tmp_path / "out") == 2
+    assert "settings.json: damaged" in capsys.readouterr().err
 
 
 def test_cases_that_cannot_be_scored_are_counted_and_if_none_can_the_cell_has_failed(data: Path, tmp_path: Path) -> None:
