@@ -19,6 +19,7 @@ MAX_AFFINE_DIFFERENCE_MM = 1e-3
 def read_mask(path: str | Path, like: Volume) -> np.ndarray[Any, Any]:
     """Read the mask of ``like``: (I, J, K) bool, True where the stored value is above 0 (in any channel of a picture).
 
+    In a JPEG, as Kvasir-SEG's are, it has to be above 127: compression leaves small values around what was drawn.
     A mask on the same grid whose axes run another way, as converters from DICOM leave them, is turned; nothing is resampled.
 
     Raises:
@@ -27,7 +28,8 @@ def read_mask(path: str | Path, like: Volume) -> np.ndarray[Any, Any]:
     """
     mask = read_unchecked(Path(path))
     values = mask.array.max(axis=3) if mask.array.ndim == 4 else mask.array
-    above = np.asarray(values > 0, dtype=bool)
+    floor = 127 if mask.path.suffix.lower() in (".jpg", ".jpeg") else 0
+    above = np.asarray(values > floor, dtype=bool)
     shape = like.array.shape[:3]
     affine = mask.affine
     if not (mask.is_picture or like.is_picture):

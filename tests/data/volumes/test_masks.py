@@ -24,6 +24,15 @@ def test_a_mask_is_every_value_above_zero(save: SaveScan, dtype: type) -> None:
     np.testing.assert_array_equal(mask, values > 0)
 
 
+def test_a_jpeg_mask_is_what_was_drawn_before_its_compression(save: SaveScan) -> None:
+    drawn = np.zeros((32, 32), np.uint8)
+    drawn[9:22, 5:18] = 255
+    like = read_volume(save("photo.png", np.arange(1024, dtype=np.uint16).reshape(32, 32)))
+    path = save("mask.jpg", drawn)
+    assert np.count_nonzero(read_volume(path).array) > np.count_nonzero(drawn)
+    np.testing.assert_array_equal(read_mask(path, like)[:, :, 0], drawn > 0)
+
+
 def test_an_empty_mask_is_fine(save: SaveScan) -> None:
     like = read_volume(save("scan.nii.gz"))
     assert not read_mask(save("mask.nii.gz", np.zeros((5, 6, 7), np.uint8)), like).any()
