@@ -1,6 +1,6 @@
 """Small volumes through ``aaclip-med score`` with ``tiny``: how time and memory grow with cases, and ranks. Prints JSON.
 
-    python -m benchmarks.cases COUNT [--ranks N]
+    python -m benchmarks.cases COUNT [--ranks N] [--device cpu|cuda]
 
 Without ``--ranks`` in this process, after one volume that is not counted; with it by ``torchrun``, one thread a rank, the start
 of the program included.
@@ -24,7 +24,7 @@ import numpy as np
 from aaclip_med.batch.run import score_sources
 from aaclip_med.data.sources import find_sources
 from aaclip_med.inference.predictor import load_predictor
-from benchmarks.machine import read_peak, reset_peak
+from benchmarks.machine import read_gpu_peak, read_peak, reset_peak
 
 SHAPE = (96, 96, 24)
 
@@ -39,23 +39,23 @@ def write_volumes(folder: Path, count: int) -> Path:
     return folder
 
 
-def measure_cases(count: int) -> dict[str, Any]:
+def measure_cases(count: int, device: str) -> dict[str, Any]:
     """Seconds a case and peak memory of this process."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        predictor = load_predictor("demo", "brain-mri", device="cpu")
+        predictor = load_predictor("demo", "brain-mri", device=device)
         score_sources(find_sources([write_volumes(folder / "warm", 1)]), predictor, folder / "warm_out")
         found = find_sources([write_volumes(folder / "scans", count)])
-        reset_peak()
+        reset_peak(device)
         start = time.perf_counter()
         tally = score_sources(found, predictor, folder / "out")
         seconds = time.perf_counter() - start
     if tally.done != count:
         raise SystemExit(f"{tally.failed} of {count} volumes could not be scored")
-    return {"cases": count, "seconds_a_case": seconds / count, "peak_gib": read_peak()}
+    return {"cases": count, "seconds_a_case": seconds / count, "peak_gib": read_peak(), **read_gpu_peak(device)}
 
 
-def measure_ranks(count: int, ranks: int) -> dict[str, Any]:
+def measure_ranks(count: int, ranks: int, device: str) -> dict[str, Any]:
     """Seconds of the whole command."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -70,7 +70,18 @@ def measure_ranks(count: int, ranks: int) -> dict[str, Any]:
             "-m",
             "aaclip_med",
         ]
-        command += ["score", str(scans), "--adapters", "demo", "--preset", "brain-mri", "--device", "cpu", "--progress", "none"]
+        command += [
+            "score",
+            str(scans),
+            "--adapters",
+            "demo",
+            "--preset",
+            "brain-mri",
+            "--device",
+            device,
+            "--progress",
+            "none",
+        ]
         start = time.perf_counter()
         subprocess.run(
             [*command, "--out", str(folder / "out")], check=True, stdout=2, env=os.environ | {"OMP_NUM_THREADS": "1"}
@@ -87,9 +98,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("count", type=int)
     parser.add_argument("--ranks", type=int)
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    ranks = options.ranks
-    print(json.dumps(measure_cases(options.count) if ranks is None else measure_ranks(options.count, ranks)))
+    if options.ranks is None:
+        print(json.dumps(measure_cases(options.count, options.device)))
+    else:
+        print(json.dumps(measure_ranks(options.count, options.ranks, options.device)))
 
 
 if __name__ == "__main__":

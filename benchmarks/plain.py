@@ -26,11 +26,20 @@ class PlainAAClip:
 
     def __init__(self, tower: State, adapters: State, levels: Sequence[int], dtype: torch.dtype = torch.float32) -> None:
         self.tower = dict(tower)
-        self.adapters = {name: tensor.clone() for name, tensor in adapters.items()}
+        self.adapters = {name: tensor.to(self.device, copy=True) for name, tensor in adapters.items()}
         self.levels = tuple(levels)
         self.dtype = dtype
         self.depth = 1 + max(int(name.split(".")[3]) for name in self.tower if name.startswith("visual.transformer."))
         self.text_depth = 1 + max(int(name.split(".")[2]) for name in self.tower if name.startswith("transformer."))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the towers are."""
+        return self.tower["visual.proj"].device
+
+    def autocast(self) -> torch.autocast:
+        """Autocast to ``dtype``; off for float32."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def attend(self, x: torch.Tensor, name: str, causal: bool = False, values_only: bool = False) -> torch.Tensor:
         """Attention over the first axis of (L, B, D), with its matrix (B * heads, L, L)."""
@@ -42,7 +51,7 @@ class PlainAAClip:
         q, k, v = (part.reshape(length, batch * width // 64, 64).transpose(0, 1) for part in (q, k, v))
         scores = (q * 64**-0.5) @ k.transpose(1, 2)
         if causal:
-            scores = scores + torch.full((length, length), -torch.inf).triu(1)
+            scores = scores + torch.full((length, length), -torch.inf, device=x.device).triu(1)
         mixed = (scores.softmax(dim=-1) @ v).transpose(0, 1).reshape(length, batch, width)
         return functional.linear(mixed, self.tower[f"{name}.out_proj.weight"], self.tower[f"{name}.out_proj.bias"])
 
@@ -111,13 +120,13 @@ class PlainAAClip:
         """(E, 2): each the unit mean of its prompts' unit embeddings; normal, abnormal."""
         columns = []
         for prompts in build_prompts(noun):
-            ids = open_clip.tokenize(prompts, 77)
+            ids = open_clip.tokenize(prompts, 77).to(self.device)
             x = (self.tower["token_embedding.weight"][ids] + self.tower["positional_embedding"]).permute(1, 0, 2)
             for number in range(self.text_depth):
                 x = self.block(x, f"transformer.resblocks.{number}", causal=True)
                 if f"text_adapter.{number}.fc.0.weight" in self.adapters and number < 3:
                     x = self.adapt(x, f"text_adapter.{number}")
-            end = self.norm(x.permute(1, 0, 2), "ln_final")[torch.arange(len(ids)), ids.argmax(dim=-1)]
+            end = self.norm(x.permute(1, 0, 2), "ln_final")[torch.arange(len(ids), device=self.device), ids.argmax(dim=-1)]
             embedded = functional.leaky_relu(functional.linear(end, self.adapters["text_adapter.3.fc.0.weight"]))
             columns.append(unit(unit(embedded).mean(dim=0)))
         return torch.stack(columns, dim=1)
@@ -125,10 +134,11 @@ class PlainAAClip:
     @torch.no_grad()
     def heatmap(self, images: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
         """The test-time map (B, 1, S, S), the sum over levels."""
-        with torch.autocast("cpu", self.dtype, enabled=self.dtype != torch.float32):
+        with self.autocast():
             levels, _ = self.adapted_features(images)
-        size, total = images.shape[-1], torch.zeros(len(images), 1, images.shape[-1], images.shape[-1])
-        offsets = torch.arange(9.0) - 4.0
+        size = images.shape[-1]
+        total = images.new_zeros(len(images), 1, size, size)
+        offsets = torch.arange(9.0, device=images.device) - 4.0
         kernel = torch.exp(-(offsets**2) / (2.0 * 1.5**2))
         kernel = torch.outer(kernel, kernel) / kernel.sum() ** 2
         for level in levels:
@@ -140,7 +150,7 @@ class PlainAAClip:
 
     def text_loss(self, images: torch.Tensor, mask: torch.Tensor, nouns: Sequence[str]) -> torch.Tensor:
         """Stage 1's loss: the deepest level's segmentation loss and the anchors' orthogonality."""
-        with torch.autocast("cpu", self.dtype, enabled=self.dtype != torch.float32):
+        with self.autocast():
             named = {noun: self.anchors(noun) for noun in set(nouns)}
             with torch.no_grad():
                 levels = self.value_features(images)
@@ -151,7 +161,7 @@ class PlainAAClip:
 
     def image_loss(self, images: torch.Tensor, mask: torch.Tensor, label: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
         """Stage 2's loss: every level's segmentation loss and the detection token's cross entropy. Anchors (B, E, 2)."""
-        with torch.autocast("cpu", self.dtype, enabled=self.dtype != torch.float32):
+        with self.autocast():
             levels, token = self.adapted_features(images)
         loss = functional.cross_entropy((token.float().unsqueeze(1) @ anchors)[:, 0], label)
         for level in levels:

@@ -1,6 +1,6 @@
-"""How near bf16 and int8 come to float32: heatmaps of a tower with random weights. Prints JSON.
+"""How near bf16 and int8 (on a GPU fp16) come to float32: heatmaps of a tower with random weights. Prints JSON.
 
-python -m benchmarks.precision [--backbone ...] [--size ...] [--slices ...]
+python -m benchmarks.precision [--backbone ...] [--size ...] [--slices ...] [--device cpu|cuda]
 """
 
 from __future__ import annotations
@@ -12,23 +12,26 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.machine import is_gpu
 from benchmarks.subjects import build_subject, draw_slices
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
+GPU_DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def draw_heatmaps(dtype: torch.dtype, backbone: str, size: int, slices: int) -> np.ndarray[Any, Any]:
+def draw_heatmaps(dtype: torch.dtype, backbone: str, size: int, slices: int, device: str) -> np.ndarray[Any, Any]:
     """Heatmaps (B, size * size)."""
-    detector = build_subject(backbone, size)
+    detector = build_subject(backbone, size, device)
     with torch.inference_mode():
         anchors = detector.encode_noun("scan")
         detector.prepare_inference(dtype)
-        return detector(draw_slices(slices, size), anchors)[0].flatten(1).numpy()  # type: ignore[no-any-return]
+        return detector(draw_slices(slices, size, device), anchors)[0].flatten(1).cpu().numpy()  # type: ignore[no-any-return]
 
 
-def measure(backbone: str, size: int, slices: int) -> dict[str, Any]:
+def measure(backbone: str, size: int, slices: int, device: str = "cpu") -> dict[str, Any]:
     """Correlations with float32, over all pixels and of the slice where it is lowest."""
-    maps = {name: draw_heatmaps(dtype, backbone, size, slices) for name, dtype in DTYPES.items()}
+    dtypes = GPU_DTYPES if is_gpu(device) else DTYPES
+    maps = {name: draw_heatmaps(dtype, backbone, size, slices, device) for name, dtype in dtypes.items()}
     full = maps.pop("float32")
     rows = [
         {
@@ -47,6 +50,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="ViT-L-14-336")
     parser.add_argument("--size", type=int, default=518)
     parser.add_argument("--slices", type=int, default=4)
+    parser.add_argument("--device", default="cpu")
     print(json.dumps(measure(**vars(parser.parse_args()))))
 
 

@@ -18,6 +18,9 @@ def write_tables(figures: Row) -> str:
         f"{machine['date']}.",
         f"Matrix rate (`torch.matmul`): {rates['float32']:.0f} GFLOP/s float32, {rates['bf16']:.0f} GFLOP/s bf16.",
     ]
+    gpu = machine.get("gpu")
+    if gpu:
+        text.insert(0, f"{gpu['name']}, {gpu['memory_gib']:.0f} GiB, CUDA {gpu['cuda']}, in a machine with:")
     for name, draw in TABLES.items():
         if name in figures:
             text += ["", *draw(figures[name])]
@@ -28,6 +31,8 @@ def write_tables(figures: Row) -> str:
 
 def draw_tower(rows: list[Row]) -> Lines:
     """Inference by variant, and where its time goes."""
+    if "gpu_peak_gib" in rows[0]:
+        return _draw_tower_on_gpu(rows)
     plain = next((row["seconds_a_slice"] for row in rows if row["variant"] == "plain"), float("nan"))
     lines = [
         [
@@ -45,11 +50,65 @@ def draw_tower(rows: list[Row]) -> Lines:
     return [*table, "", "Where the time goes (torch.profiler, shares of self time):", "", *shares]
 
 
+def _draw_tower_on_gpu(rows: list[Row]) -> Lines:
+    plain = {row["slices"]: row["seconds_a_slice"] for row in rows if row["variant"] == "plain-bf16"}
+    lines = [
+        [
+            row["variant"],
+            str(row["slices"]),
+            f"{row['slices_a_second']:.1f}",
+            f"{plain.get(row['slices'], float('nan')) / row['seconds_a_slice']:.1f}",
+            f"{row['gflop_a_slice'] / row['seconds_a_slice'] / 1000:.0f}",
+            f"{row['share_of_matrix_rate']:.0%}",
+            f"{row['gpu_peak_gib']:.2f}",
+            f"{row['peak_gib']:.2f}",
+        ]
+        for row in rows
+    ]
+    head = [
+        "variant",
+        "at once",
+        "slices a second",
+        "times plain-bf16",
+        "TFLOP/s",
+        "share of matrix rate",
+        "GPU peak GiB",
+        "host",
+    ]
+    shares = [f"- {row['variant']}, {row['slices']} at once: {_join(row['profile'])}" for row in rows if row["profile"]]
+    return [*_draw(head, lines), "", "Where the GPU's time goes (torch.profiler, shares by kernel):", "", *shares]
+
+
+def draw_folder(parts: list[Row]) -> Lines:
+    """Volumes from end to end."""
+    lines = [
+        [
+            str(row["at_once"]),
+            f"{row['slices_a_second']:.1f}",
+            f"{row['seconds']:.1f}",
+            *([f"{row['gpu_peak_gib']:.2f}"] if "gpu_peak_gib" in row else []),
+            f"{row['peak_gib']:.2f}",
+        ]
+        for row in parts[0]["rows"]
+    ]
+    part, first = parts[0], parts[0]["rows"][0]
+    shape = " x ".join(str(length) for length in part["shape"])
+    head = ["at once", "slices a second", "s", *(["GPU peak GiB"] if "gpu_peak_gib" in first else []), "host peak GiB"]
+    return [
+        f"From end to end, {part['backbone']} at {part['size']} px, bf16: `score` of a folder of {part['volumes']} NIfTI "
+        f"volumes of {shape}, {first['scored']} slices scored:",
+        "",
+        *_draw(head, lines),
+    ]
+
+
 def draw_training(rows: list[Row]) -> Lines:
     """Optimiser steps."""
+    if "gpu_peak_gib" in rows[0]:
+        return _draw_training_on_gpu(rows)
     lines = []
     for row in rows:
-        plain = next(other for other in rows if other["who"] == "plain" and other["stage"] == row["stage"])
+        plain = _find_plain(rows, row)
         lines.append(
             [
                 row["stage"],
@@ -74,6 +133,30 @@ def draw_training(rows: list[Row]) -> Lines:
         "beyond both towers, of plain's",
     ]
     return [head, "", *_draw(columns, lines)]
+
+
+def _draw_training_on_gpu(rows: list[Row]) -> Lines:
+    lines = [
+        [
+            row["stage"],
+            row["who"],
+            row["precision"],
+            str(row["batch"]),
+            f"{row['seconds_a_step']:.3f}",
+            f"{_find_plain(rows, row)['seconds_a_step'] / row['seconds_a_step']:.1f}",
+            f"{row['gpu_peak_gib']:.2f}",
+            f"{row['peak_gib']:.2f}",
+        ]
+        for row in rows
+    ]
+    columns = ["stage", "who", "precision", "batch", "s a step", "times plain", "GPU peak GiB", "host"]
+    return [f"Optimiser steps, {rows[0]['size']} px:", "", *_draw(columns, lines)]
+
+
+def _find_plain(rows: list[Row], row: Row) -> Row:
+    """The yardstick's row that is to be compared with ``row``; it comes before the others."""
+    same = ("stage", "precision")
+    return next(other for other in rows if other["who"] == "plain" and all(other[name] == row[name] for name in same))
 
 
 def draw_precision(part: Row) -> Lines:
@@ -119,9 +202,9 @@ def draw_growth(part: Row) -> Lines:
         [
             str(row["size"]),
             str(row["slices"]),
-            f"{row['seconds_a_slice']:.2f}",
+            f"{row['seconds_a_slice']:.{4 if 'gpu_peak_gib' in row else 2}f}",
             f"{row['share_of_matrix_rate']:.0%}",
-            f"{row['peak_gib']:.2f}",
+            f"{row.get('gpu_peak_gib', row['peak_gib']):.2f}",
         ]
         for row in part["sizes"]
     ]
@@ -151,6 +234,7 @@ def draw_startup(part: Row) -> Lines:
 
 TABLES: dict[str, Callable[[Any], Lines]] = {
     "tower": draw_tower,
+    "folder": draw_folder,
     "training": draw_training,
     "precision": draw_precision,
     "accuracy": draw_accuracy,

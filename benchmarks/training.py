@@ -1,10 +1,12 @@
 """One optimiser step of a stage, ours or the yardstick's: seconds and peak memory.
 
-    python -m benchmarks.training WHO STAGE [--precision float32|bf16] [--backbone ...] [--size ...] [--batch ...] [--once]
+    python -m benchmarks.training WHO STAGE [--precision float32 bf16] [--backbone ...] [--size ...] [--batch ...] [--once]
+        [--device cpu|cuda]
 
 WHO: plain, ours, cached (stage text: the tower's view of the images is on disk), checkpointed (stage image). The second step is
-timed; with ``--once`` the first, for batches so large that one is enough. Prints JSON: peak_gib is the process's, loaded_gib
-its size before the step, with both towers, and libraries_gib its size before these were there.
+timed, on a GPU ten that follow ten others; with ``--once`` the first, for batches so large that one is enough. Prints JSON, a
+row for each precision: peak_gib is the process's, loaded_gib its size before the step, with both towers, libraries_gib its size
+before these were there, and gpu_peak_gib what was allocated on a GPU, towers included.
 """
 
 from __future__ import annotations
@@ -16,22 +18,33 @@ from typing import Any
 
 import torch
 
+from aaclip_med.model.detector import Detector
 from aaclip_med.training.assembly import build_optimizer
 from aaclip_med.training.stages import ImageLoss, ImageStage, TextLoss, TextStage
-from benchmarks.machine import read_peak, reset_peak, time_call
+from benchmarks.machine import read_gpu_peak, read_peak, reset_peak, time_call
 from benchmarks.subjects import build_plain, build_subject, draw_slices
 
 
-def measure(who: str, stage: str, precision: str, backbone: str, size: int, batch: int, once: bool) -> dict[str, Any]:
-    """The figures of one stage."""
+def measure(
+    who: str, stage: str, precision: list[str], backbone: str, size: int, batch: int, once: bool, device: str = "cpu"
+) -> list[dict[str, Any]]:
+    """The figures of one stage, a row for each precision."""
     libraries = read_peak()
+    detector = build_subject(backbone, size, device)
+    return [
+        _measure(detector, who, stage, name, size, batch, once, device) | {"libraries_gib": libraries} for name in precision
+    ]
+
+
+def _measure(
+    detector: Detector, who: str, stage: str, precision: str, size: int, batch: int, once: bool, device: str
+) -> dict[str, Any]:
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    detector = build_subject(backbone, size)
-    images, nouns = draw_slices(batch, size), ["scan"] * batch
-    mask = torch.zeros(batch, 1, size, size)
+    images, nouns = draw_slices(batch, size, device), ["scan"] * batch
+    mask = torch.zeros(batch, 1, size, size, device=device)
     mask[: (batch + 1) // 2, 0, size // 3 : size // 2, size // 3 : size // 2] = 1.0
     target = {"mask": mask, "label": mask.flatten(1).amax(dim=1).long()}
-    reset_peak()
+    reset_peak(device)
     loaded = read_peak()
     folder = tempfile.TemporaryDirectory()
     if who == "plain":
@@ -58,16 +71,16 @@ def measure(who: str, stage: str, precision: str, backbone: str, size: int, batc
 
     optimizer = build_optimizer(trained, 1e-5)
 
-    def step() -> float:
+    def step() -> torch.Tensor:
         optimizer.zero_grad()
         value = compute()
         value.backward()
         optimizer.step()
-        return value.item()
+        return value.detach()
 
-    losses: list[float] = []
-    first = time_call(lambda: losses.append(step()), repeats=1, warm=0)
-    seconds = first if once else time_call(step, repeats=1, warm=0)
+    losses: list[torch.Tensor] = []
+    first = time_call(lambda: losses.append(step()), repeats=1, warm=0, device=device)
+    seconds = first if once else time_call(step, repeats=1, warm=0, device=device)
     folder.cleanup()
     return {
         "who": who,
@@ -76,10 +89,10 @@ def measure(who: str, stage: str, precision: str, backbone: str, size: int, batc
         "size": size,
         "batch": batch,
         "seconds_a_step": seconds,
-        "first_loss": losses[0],
+        "first_loss": losses[0].item(),
         "peak_gib": read_peak(),
         "loaded_gib": loaded,
-        "libraries_gib": libraries,
+        **read_gpu_peak(device),
     }
 
 
@@ -88,11 +101,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("who", choices=["plain", "ours", "cached", "checkpointed"])
     parser.add_argument("stage", choices=["text", "image"])
-    parser.add_argument("--precision", default="float32", choices=["float32", "bf16"])
+    parser.add_argument("--precision", nargs="+", default=["float32"], choices=["float32", "bf16"])
     parser.add_argument("--backbone", default="ViT-L-14-336")
     parser.add_argument("--size", type=int, default=518)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--once", action="store_true")
+    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     print(json.dumps(measure(**vars(arguments))))
 

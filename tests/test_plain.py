@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 from torch.testing import assert_close
 from towers import GOLDEN_TOWER, golden_adapters, golden_state
 
@@ -51,3 +52,18 @@ def test_the_losses_are_the_stages(detector, plain, batch):
     wanted = TextLoss(detector)(text, target), ImageLoss()(image, target)
     for one, other in zip(found, wanted, strict=True):
         assert one.item() == pytest.approx(other.item(), rel=1e-4)
+
+
+def test_on_a_gpu_every_tensor_of_the_yardstick_is_there(detector):
+    with FakeTensorMode():
+        tower = {name: torch.empty(part.shape, device="cuda:0") for name, part in detector.tower.clip.state_dict().items()}
+        adapters = {name: torch.empty(part.shape, device="cuda:0") for name, part in detector.adapter_state().items()}
+        plain = PlainAAClip(tower, adapters, detector.levels)
+        images, mask = torch.empty(2, 3, 70, 70, device="cuda:0"), torch.empty(2, 1, 70, 70, device="cuda:0")
+        anchors, label = torch.empty(2, 64, 2, device="cuda:0"), torch.ones(2, dtype=torch.long, device="cuda:0")
+        found = (
+            plain.heatmap(images, anchors[0]),
+            plain.text_loss(images, mask, NOUNS),
+            plain.image_loss(images, mask, label, anchors),
+        )
+    assert [part.device.type for part in found] == ["cuda"] * 3

@@ -60,3 +60,34 @@ def test_fewer_bits_are_compared_with_float32():
     part = precision.measure("tiny", 160, slices=2)
     assert {row["precision"] for row in part["rows"]} == {"bf16", "int8"}
     assert all(0.9 < row["worst_slice"] <= row["correlation"] + 0.1 and row["correlation"] < 1.0 for row in part["rows"])
+
+
+def test_a_gpu_is_named_and_its_memory_and_batches_are_in_the_tables():
+    machine = MACHINE | {"gpu": {"name": "a GPU", "memory_gib": 80.0, "cuda": "13.0"}}
+    common = {"gflop_a_slice": 1000.0, "peak_gib": 3.0, "gpu_peak_gib": 5.25, "profile": {}}
+    tower = [
+        {"variant": name, "slices": 32, "seconds_a_slice": 1 / rate, "slices_a_second": rate, "share_of_matrix_rate": 0.6}
+        | common
+        for name, rate in (("bf16", 400.0), ("plain-bf16", 100.0))
+    ]
+    steps = [
+        {"stage": "text", "who": who, "precision": precision, "batch": 16, "size": 518, "seconds_a_step": seconds} | common
+        for who, seconds in (("plain", 0.4), ("ours", 0.2))
+        for precision in ("float32", "bf16")
+    ]
+    table = write_tables({"machine": machine, "tower": tower, "training": steps})
+    assert "a GPU, 80 GiB, CUDA 13.0" in table
+    assert "| bf16 | 32 | 400.0 | 4.0 | 400 | 60% | 5.25 | 3.00 |" in table
+    assert "| text | ours | bf16 | 16 | 0.200 | 2.0 | 5.25 | 3.00 |" in table
+
+
+def test_rows_are_kept_as_they_come_also_those_before_a_failure():
+    def measure_rows(scene):
+        yield {"size": scene.size}
+        yield run("metrics", "--maps", scene.backbone)
+
+    figures, kept = {}, []
+    measure({"training": measure_rows}, Scene(backbone="tiny"), figures, lambda: kept.append(len(figures["training"])))
+    assert kept == [1, 1]
+    assert figures["training"] == [{"size": 518}]
+    assert "training" in figures["failed"]
