@@ -55,10 +55,10 @@ def test_the_losses_are_the_stages(detector, plain, batch):
 
 
 def test_on_a_gpu_every_tensor_of_the_yardstick_is_there(detector):
+    states = detector.tower.clip.state_dict(), detector.adapter_state()
     with FakeTensorMode():
-        tower = {name: torch.empty(part.shape, device="cuda:0") for name, part in detector.tower.clip.state_dict().items()}
-        adapters = {name: torch.empty(part.shape, device="cuda:0") for name, part in detector.adapter_state().items()}
-        plain = PlainAAClip(tower, adapters, detector.levels)
+        fake = [{name: torch.empty(part.shape, device="cuda:0") for name, part in state.items()} for state in states]
+        plain = PlainAAClip(*fake, detector.levels)
         images, mask = torch.empty(2, 3, 70, 70, device="cuda:0"), torch.empty(2, 1, 70, 70, device="cuda:0")
         anchors, label = torch.empty(2, 64, 2, device="cuda:0"), torch.ones(2, dtype=torch.long, device="cuda:0")
         found = (
