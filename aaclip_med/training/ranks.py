@@ -5,12 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import distributed
 
 from aaclip_med.model.weights import hash_state
+
+PATIENCE = timedelta(hours=24)
+"""How long ranks wait for each other: the first may cut a large index meanwhile."""
 
 
 def find_rank() -> tuple[int, int]:
@@ -21,9 +26,9 @@ def find_rank() -> tuple[int, int]:
 
 
 def wait_for_all() -> None:
-    """Go on when every rank has come here."""
+    """Go on when every rank has come here. They meet on the CPU: a barrier would be NCCL's where there are GPUs."""
     if find_rank()[1] > 1:
-        distributed.barrier()
+        distributed.all_reduce(torch.zeros(1))
 
 
 @contextmanager
@@ -60,10 +65,21 @@ def check_agreement(tensors: Mapping[str, torch.Tensor], what: str) -> None:
         raise RuntimeError(f"the ranks disagree on {what} ({', '.join(digest[:8] for digest in digests)})")
 
 
+def choose_backend(device: torch.device) -> dict[str, Any]:
+    """What ``init_process_group`` is told for ranks on ``device``: gloo for what lies on CPUs, NCCL for what lies on GPUs."""
+    if device.type == "cuda":
+        return {"backend": "cpu:gloo,cuda:nccl", "device_id": device, "timeout": PATIENCE}
+    return {"backend": "gloo", "timeout": PATIENCE}
+
+
 def start_ranks(device: str) -> None:
-    """Join the other processes that ``torchrun`` started: NCCL on GPUs, gloo on CPUs."""
-    if not distributed.is_initialized():
-        distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    """Join the other processes that ``torchrun`` started; a GPU becomes this process's own, so that no other is used."""
+    if distributed.is_initialized():
+        return
+    own = torch.device(device)
+    if own.type == "cuda":
+        torch.cuda.set_device(own)
+    distributed.init_process_group(**choose_backend(own))
 
 
 def stop_ranks() -> None:

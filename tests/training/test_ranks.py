@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from aaclip_med.training.dataset import EpochSampler
-from aaclip_med.training.ranks import check_agreement, find_rank, name_run
+from aaclip_med.training.ranks import check_agreement, choose_backend, find_rank, name_run
 from tests.cli.conftest import study  # noqa: F401
 from tests.training.train_on_ranks import main as train_here
 
@@ -78,3 +78,11 @@ def test_one_process_is_rank_0_of_1_and_agrees_with_itself() -> None:
     assert find_rank() == (0, 1)
     check_agreement({"weight": torch.zeros(2)}, "anything")
     assert Path(name_run("runs")).parent == Path("runs")
+
+
+def test_a_rank_on_a_gpu_names_it_keeps_objects_on_the_cpu_and_waits_for_a_large_index() -> None:
+    gpu, cpu = choose_backend(torch.device("cuda:1")), choose_backend(torch.device("cpu"))
+    assert gpu["device_id"] == torch.device("cuda:1")
+    assert (gpu["backend"], cpu["backend"]) == ("cpu:gloo,cuda:nccl", "gloo")
+    assert "device_id" not in cpu
+    assert min(gpu["timeout"], cpu["timeout"]).total_seconds() > 3600
