@@ -53,9 +53,10 @@ class TextStage(nn.Module):
 
     def forward(self, images: torch.Tensor, nouns: Sequence[str]) -> StagePrediction:
         """Images (B, 3, S, S) with a noun each."""
-        with torch.no_grad():
-            features = self._look(images, self._choose_levels())
-        named = {noun: self.detector.encode_noun(noun) for noun in dict.fromkeys(nouns)}
+        with _own_precision(images):
+            with torch.no_grad():
+                features = self._look(images, self._choose_levels())
+            named = {noun: self.detector.encode_noun(noun) for noun in dict.fromkeys(nouns)}
         anchors = torch.stack([named[noun] for noun in nouns])
         return StagePrediction(features.levels, anchors, features.detection)
 
@@ -106,8 +107,9 @@ class ImageStage(nn.Module):
 
     def forward(self, images: torch.Tensor, nouns: Sequence[str]) -> StagePrediction:
         """Images (B, 3, S, S) with a noun each."""
-        anchors = torch.stack([self.anchors(noun) for noun in nouns])
-        features = self.detector.encode_image(images, checkpointing=self.checkpointing)
+        with _own_precision(images):
+            anchors = torch.stack([self.anchors(noun) for noun in nouns])
+            features = self.detector.encode_image(images, checkpointing=self.checkpointing)
         return StagePrediction(features.levels, anchors, features.detection)
 
 
@@ -129,8 +131,9 @@ class TextLoss:
     def __call__(self, prediction: StagePrediction, target: dict[str, torch.Tensor]) -> torch.Tensor:
         """``target``: mask (B, 1, S, S) and label (B,)."""
         levels = prediction.levels if self.all_levels else prediction.levels[-1:]
-        segmentation = _segmentation(levels, prediction.anchors, target["mask"])
-        return segmentation + self.orthogonality_weight * orthogonality(prediction.anchors)
+        with _own_precision(target["mask"]):
+            segmentation = _segmentation(levels, prediction.anchors, target["mask"])
+            return segmentation + self.orthogonality_weight * orthogonality(prediction.anchors)
 
 
 class ImageLoss:
@@ -138,13 +141,18 @@ class ImageLoss:
 
     def __call__(self, prediction: StagePrediction, target: dict[str, torch.Tensor]) -> torch.Tensor:
         """``target``: mask (B, 1, S, S) and label (B,)."""
-        segmentation = _segmentation(prediction.levels, prediction.anchors, target["mask"])
-        return segmentation + detection_loss(prediction.detection, prediction.anchors, target["label"])
+        with _own_precision(target["mask"]):
+            segmentation = _segmentation(prediction.levels, prediction.anchors, target["mask"])
+            return segmentation + detection_loss(prediction.detection, prediction.anchors, target["label"])
 
 
 def _segmentation(levels: Sequence[torch.Tensor], anchors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    with torch.autocast(mask.device.type, enabled=False):
-        return segmentation_loss([contrast_patches(level, anchors) for level in levels], mask)
+    return segmentation_loss([contrast_patches(level, anchors) for level in levels], mask)
+
+
+def _own_precision(like: torch.Tensor) -> torch.autocast:
+    """Without the autocast that MONAI's trainer lays around fp16, with its loss scaler: the detector casts what it wants."""
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def prepare_stage_batch(

@@ -93,3 +93,17 @@ def test_a_tower_in_bf16_trains_float32_adapters_almost_alike(stage, images, tar
         assert all(f"{stage}_adapter." in name for name in moved)
         kept += [gradient.flatten() for gradient in moved.values()]
     assert torch.nn.functional.cosine_similarity(torch.cat(found), torch.cat(wanted), dim=0) > 0.98
+
+
+@pytest.mark.parametrize(("stage", "loss"), [(TextStage, TextLoss), (ImageStage, lambda _: ImageLoss())])
+def test_the_trainers_autocast_does_not_reach_into_a_stage(stage, loss, images, target):
+    detector = build()
+    network, count = stage(detector), loss(detector)
+    wanted = network(images, NOUNS)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = network(images, NOUNS)
+        value = count(found, target)
+    for one, other in zip(found.levels, wanted.levels, strict=True):
+        assert_close(one, other, rtol=0, atol=0)
+    assert_close(found.anchors, wanted.anchors, rtol=0, atol=0)
+    assert_close(value, count(wanted, target), rtol=0, atol=0)
