@@ -120,7 +120,7 @@ def _add_train(commands: Commands) -> None:
         "--normal-only", action="store_true", help="use the normal rows alone and draw synthetic lesions into their slices"
     )
     command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--workers", type=int, default=0, metavar="N", help="loader processes (default 0)")
+    command.add_argument("--workers", type=int, metavar="N", help="loader processes (default: half of the cores for a GPU)")
     command.add_argument("--tracking", choices=("mlflow",), help="curves go to MLflow too (default: TensorBoard alone)")
     add_hardware(command.add_argument_group("hardware"), None, "auto; float32 for tiny")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -35,6 +36,8 @@ from aaclip_med.training.recipes import StageRecipe
 from aaclip_med.training.transplant import Transplant
 
 BETAS = (0.5, 0.999)
+CPU = torch.device("cpu")
+MOST_WORKERS = 8
 
 
 def track_cases(cases: Iterable[Case]) -> Iterable[Case]:
@@ -77,14 +80,30 @@ def build_slices(output_dir: str | Path, cache_dir: str | Path | None = None, **
     return slices
 
 
+def choose_workers(device: torch.device, cores: int | None = None) -> int:
+    """Processes that read slices ahead where nobody says how many: none for a CPU, which they would take from the towers."""
+    cores = os.cpu_count() or 1 if cores is None else cores
+    return min(MOST_WORKERS, cores // 2 // find_rank()[1]) if device.type == "cuda" else 0
+
+
 def build_loader(
-    dataset: SliceDataset, batch_size: int, workers: int = 0, seed: int = 0, recipe: StageRecipe | None = None
+    dataset: SliceDataset,
+    batch_size: int,
+    workers: int | None = None,
+    seed: int = 0,
+    recipe: StageRecipe | None = None,
+    device: torch.device = CPU,
 ) -> DataLoader[dict[str, Any]]:
-    """A loader that draws as ``recipe`` says, by seed and epoch alone; all slices in order where there is none."""
+    """A loader that draws as ``recipe`` says, by seed and epoch alone; all slices in order where there is none.
+
+    ``workers`` None: see ``choose_workers``. For a GPU batches lie in pinned memory, from which they are copied while it works.
+    """
+    workers = choose_workers(device) if workers is None else workers
     sampler = None
     if recipe is not None:
         sampler = EpochSampler(dataset, seed, recipe.count_slices(len(dataset)), recipe.lesion_share, *find_rank())
-    return DataLoader(dataset, batch_size=batch_size, sampler=sampler, num_workers=workers)
+    pinned = device.type == "cuda"
+    return DataLoader(dataset, batch_size=batch_size, sampler=sampler, num_workers=workers, pin_memory=pinned)
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], learning_rate: float) -> Adam:
@@ -116,10 +135,13 @@ class ScheduleSteps:
 
 
 class Bar:
-    """A progress bar over a whole stage: loss and time left."""
+    """A progress bar over a whole stage: loss and time left. ``every``: the steps after which the loss is fetched again."""
 
-    def __init__(self, stage: str) -> None:
+    def __init__(self, stage: str, every: int = 1) -> None:
         self.stage = stage
+        self.every = every
+        self._step = 0
+        self._shown = {"loss": float("nan")}
 
     def attach(self, engine: Engine) -> None:
         """Hook into ``engine``."""
@@ -128,8 +150,14 @@ class Bar:
             engine,
             event_name=Events.ITERATION_COMPLETED,
             closing_event_name=Events.EPOCH_COMPLETED,
-            output_transform=lambda output: {"loss": output["loss"].item()},
+            output_transform=self._show,
         )
+
+    def _show(self, output: dict[str, Any]) -> dict[str, float]:
+        if self._step % self.every == 0:
+            self._shown = {"loss": output["loss"].item()}
+        self._step += 1
+        return self._shown
 
 
 def describe_settings(
@@ -251,6 +279,7 @@ def share_network(network: nn.Module, device: torch.device) -> DistributedDataPa
 
 def set_determinism(seed: int) -> None:
     """Seed what MONAI seeds, and ask torch for deterministic kernels where there are any."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts, and is deterministic with it
     monai.utils.set_determinism(seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

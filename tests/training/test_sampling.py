@@ -7,12 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from aaclip_med.data.index import Case
 from aaclip_med.data.slices import SliceStore
 from aaclip_med.presets import get_preset
+from aaclip_med.training.assembly import build_loader, choose_workers
+from aaclip_med.training.augmentation import ROBUST
 from aaclip_med.training.dataset import EpochSampler, SliceDataset
+from aaclip_med.training.recipes import StageRecipe
+from aaclip_med.training.transplant import Transplant
 
 
 @pytest.fixture
@@ -63,3 +68,29 @@ def test_an_epoch_is_the_same_each_time_and_unlike_the_next(dataset: SliceDatase
 def test_a_share_is_left_aside_where_all_slices_are_of_one_kind(dataset: SliceDataset) -> None:
     dataset.slices = [item for item in dataset.slices if not item.label]
     assert sorted(draw(EpochSampler(dataset, lesion_share=0.75), 1)) == list(range(9))
+
+
+def test_processes_that_read_ahead_draw_the_same_batches(dataset: SliceDataset) -> None:
+    recipe = StageRecipe(learning_rate=1e-3, batch_size=4, epochs=2, lesion_share=0.5)
+    dataset.augmentation, dataset.transplant = ROBUST, Transplant(fewest=5)
+    drawn = []
+    for workers in (0, 2):
+        loader = build_loader(dataset, 4, workers, seed=5, recipe=recipe)
+        for epoch in (1, 2):
+            loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+            drawn.append(list(loader))
+    for alone, ahead in zip(drawn[:2], drawn[2:], strict=True):
+        assert len(alone) == 3
+        for one, other in zip(alone, ahead, strict=True):
+            assert all(torch.equal(one[name], other[name]) for name in ("image", "mask", "label"))
+            assert one["noun"] == other["noun"]
+    assert not torch.equal(drawn[0][0]["image"], drawn[1][0]["image"])
+
+
+def test_slices_are_read_ahead_for_a_gpu_and_into_pinned_memory(dataset: SliceDataset) -> None:
+    gpu, cpu = torch.device("cuda:0"), torch.device("cpu")
+    assert [choose_workers(gpu, cores) for cores in (1, 6, 64)] == [0, 3, 8]
+    assert choose_workers(cpu, 64) == 0
+    assert build_loader(dataset, 4, device=gpu).pin_memory
+    assert not build_loader(dataset, 4, device=cpu).pin_memory
+    assert build_loader(dataset, 4, workers=0, device=gpu).num_workers == 0
