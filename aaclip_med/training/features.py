@@ -27,7 +27,7 @@ class FeatureCache:
 
     def fetch(self, images: torch.Tensor, compute: Compute) -> Features:
         """Features of images (B, 3, S, S), (B, ...) each; ``compute`` is asked for those that are not there yet, together."""
-        paths = [self._find_path(image) for image in images]
+        paths = [self._find_path(image) for image in images.detach().cpu()]
         missing = [number for number, path in enumerate(paths) if not path.is_file()]
         if missing:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -41,5 +41,5 @@ class FeatureCache:
 
     def _find_path(self, image: torch.Tensor) -> Path:
         digest = hashlib.sha256(self.settings.encode())
-        digest.update(image.detach().cpu().contiguous().numpy().data)
+        digest.update(image.contiguous().numpy().data)
         return self.folder / f"{digest.hexdigest()}.safetensors"

@@ -131,7 +131,7 @@ class StageProgress:
 
     def _read(self, path: Path) -> dict[str, Any]:
         try:
-            stored: dict[str, Any] = torch.load(path, map_location=self.detector.device, weights_only=True)
+            stored: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, ValueError) as error:
             raise CheckpointError(f"{path}: cannot be read; delete it to start this stage again") from error
         return stored
