@@ -59,9 +59,11 @@ def test_one_command_makes_one_table(index: Path, tmp_path: Path, capsys: pytest
     assert float(rows[0]["pixel_auroc"]) > 0.99, "the lesion is the brightest there is"
     shown = capsys.readouterr().out
     assert shown == (tmp_path / "out" / "ablation.md").read_text()
-    table, verdict = shown.split("\n\n")
+    table, verdict, quoted = shown.split("\n\n")
     assert len(table.splitlines()) == len(rows) + 2
     assert verdict.startswith(f"- pixel AUROC: {BASELINES[0]} reaches or beats, with {float(rows[0]['pixel_auroc']):.4f}, ")
+    assert quoted.startswith("Published, ")
+    assert "the whole method 0.927, 0.833" in quoted
 
 
 def test_variants_that_train_differ_from_the_first_and_levels_are_those_asked_for(index: Path, tmp_path: Path) -> None:
