@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/metrics.py [--maps 3715] [--exact 10000000]
 
-Scores of several shapes are compared with ``roc_auc_score`` and ``average_precision_score``; then maps of 518x518 are streamed,
-as many as BMAD's brain test set has, and the process's highest memory is read.
+Maps of 518x518 are streamed, as many as BMAD's brain test set has, and the process's highest memory is read; then scores of several
+shapes are compared with ``roc_auc_score`` and ``average_precision_score``, without and with regions (AUPRO).
 """
 
 from __future__ import annotations
@@ -19,10 +19,25 @@ import numpy as np
 from scipy import ndimage
 
 from aaclip_med.scoring.curve import BinnedCurve
+from aaclip_med.scoring.metrics import Figure
 
 SIZE = 518
 RATE = 0.02
 Array = np.ndarray[Any, Any]
+
+
+def crowd(z: Array) -> Array:
+    """30 clusters far apart, each a few neighbouring float32 numbers."""
+    level = (2.0 ** (np.arange(30) / 4)).astype(np.float32)[np.random.default_rng(1).integers(0, 30, z.size)]
+    middle = (level.view(np.int32) & ~np.int32(0xFFFF)) + 0x8000
+    return (middle + np.clip(np.round(2 * z), -8, 8).astype(np.int32)).astype(np.int32).view(np.float32)
+
+
+def rise(z: Array) -> Array:
+    """Ever more scores that lie far above those before, close together."""
+    late = np.random.default_rng(1).random(z.size) < 0.002 * np.arange(z.size) / z.size
+    return np.where(late, 100 + 0.1 * z, z)
+
 
 SHAPES: dict[str, Callable[[Array], Array]] = {
     "bell": lambda z: z,
@@ -32,26 +47,40 @@ SHAPES: dict[str, Callable[[Array], Array]] = {
     "crowded above 0": lambda z: np.exp(5 * z - 40),
     "narrow": lambda z: 7 + 1e-4 * z,
     "256 levels": lambda z: np.clip(np.round(128 + 30 * z), 0, 255),
+    "30 clusters": crowd,
+    "high ones late": rise,
+    "ascending": np.sort,
 }
 
 
-def compare(shape: str, count: int) -> tuple[float, float, float, float]:
-    """Differences of AUROC and AP, and processor nanoseconds a pixel, ours and scikit-learn's."""
+def compare(shape: str, count: int) -> tuple[float, float, float, float, float]:
+    """Differences of AUROC and AP, and processor nanoseconds a pixel: ours without and with regions, and scikit-learn's."""
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     random = np.random.default_rng(0)
     truth = random.random(count) < RATE
     scores = SHAPES[shape](random.standard_normal(count) + 1.5 * truth).astype(np.float32)
+    figures, ours = count_pixels(scores, truth, regions=False)
+    _, with_regions = count_pixels(scores, truth, regions=True)
     start = time.process_time()
-    curve = BinnedCurve()
-    for first in range(0, count, SIZE * SIZE):
-        curve.add(scores[first : first + SIZE * SIZE], truth[first : first + SIZE * SIZE])
-    figures = curve.figures()
-    ours = time.process_time() - start
-    start = time.process_time()
-    exact_area, exact_precision = roc_auc_score(truth, scores), average_precision_score(truth, scores)
+    area, precision = roc_auc_score(truth, scores), average_precision_score(truth, scores)
     theirs = time.process_time() - start
-    return figures["auroc"].value - exact_area, figures["ap"].value - exact_precision, ours / count * 1e9, theirs / count * 1e9
+    off = figures["auroc"].value - area, figures["ap"].value - precision
+    return *off, *(spent / count * 1e9 for spent in (ours, with_regions, theirs))
+
+
+def count_pixels(scores: Array, truth: Array, regions: bool) -> tuple[dict[str, Figure], float]:
+    """The figures, and processor seconds of it, of pixels (N,) that come a map at a time; regions of 50 abnormal ones."""
+    curve, spent = BinnedCurve(), 0.0
+    for first in range(0, scores.size, SIZE * SIZE):
+        part = slice(first, first + SIZE * SIZE)
+        ids = np.where(truth[part], (np.cumsum(truth[part]) + 49) // 50, 0) if regions else None
+        start = time.process_time()
+        curve.add(scores[part], truth[part], ids)
+        spent += time.process_time() - start
+    start = time.process_time()
+    figures = curve.figures()
+    return figures, spent + time.process_time() - start
 
 
 def stream(maps: int) -> tuple[float, int]:
@@ -85,10 +114,14 @@ def main() -> None:
         f"{options.maps} maps of {SIZE}x{SIZE}, {pixels:.3g} pixels: {seconds:.0f} s, {seconds / pixels * 1e9:.1f} ns a pixel"
     )
     print(f"highest memory of the process {after:.0f} MB ({before:.0f} MB before the first map)\n")
-    print(f"{'scores':16} {'AUROC off by':>13} {'AP off by':>13} {'ns a pixel':>11} {'scikit-learn':>13} {'times':>6}")
+    print(
+        f"{'scores':16}{'AUROC off by':>14}{'AP off by':>11}{'ns a pixel':>12}{'with regions':>14}{'scikit-learn':>14}{'times':>7}"
+    )
     for shape in SHAPES:
-        area, precision, ours, theirs = compare(shape, options.exact)
-        print(f"{shape:16} {area:13.1e} {precision:13.1e} {ours:11.1f} {theirs:13.0f} {theirs / ours:6.0f}", flush=True)
+        area, precision, ours, regions, theirs = compare(shape, options.exact)
+        print(
+            f"{shape:16}{area:14.1e}{precision:11.1e}{ours:12.1f}{regions:14.1f}{theirs:14.0f}{theirs / ours:7.0f}", flush=True
+        )
 
 
 def _highest_mb() -> float:

@@ -10,10 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from aaclip_med.errors import InputError
 from aaclip_med.scoring import rates
-from aaclip_med.scoring.bins import AdaptiveBins, Counts
+from aaclip_med.scoring.bins import AdaptiveBins, Counts, order_scores
 from aaclip_med.scoring.metrics import Figure, explain_missing_class, require_no_nan
 
-PIECE = 2**21
+PIECE = 2**23
 """Scores counted at once."""
 
 AUPRO_LIMIT = 0.3
@@ -33,10 +33,8 @@ class BinnedCurve:
         self.noun = noun
         self.regions = 0
         self._bins = AdaptiveBins()
-        self._waiting = 0
-        self._scores = np.empty(PIECE, dtype=np.float32)
-        self._abnormal = np.empty(PIECE, dtype=bool)
-        self._shares = np.empty(PIECE, dtype=np.float32)
+        self._waiting: list[tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.float32]]] = []
+        self._held = 0
 
     def add(self, scores: ArrayLike, labels: ArrayLike, region_ids: ArrayLike | None = None) -> None:
         """Count ``scores`` (any shape) under ``labels`` (same shape; anything but zero is abnormal).
@@ -51,33 +49,34 @@ class BinnedCurve:
             raise InputError(f"scores of shape {values.shape} do not fit labels of shape {truth.shape}")
         require_no_nan(values)
         flat, abnormal = values.reshape(-1), truth.astype(bool, copy=False).reshape(-1)
-        shares = np.zeros(flat.size, dtype=np.float32)
+        shares = None
         if region_ids is not None:
-            shares[abnormal] = share_regions(np.asarray(region_ids).reshape(-1)[abnormal])
-            self.regions += round(float(shares.sum(dtype=np.float64)))
+            shares = share_regions(np.asarray(region_ids).reshape(-1)[abnormal])
+            self.regions += round(float(shares.sum()))
         taken = 0
-        while taken < flat.size:
-            held = slice(self._waiting, min(PIECE, self._waiting + flat.size - taken))
-            part = slice(taken, taken + held.stop - held.start)
+        for start in range(0, flat.size, PIECE):
             with np.errstate(over="ignore"):
-                self._scores[held] = flat[part]
-            self._abnormal[held], self._shares[held] = abnormal[part], shares[part]
-            taken, self._waiting = part.stop, held.stop
-            if self._waiting == PIECE:
+                keys = order_scores(flat[start : start + PIECE].astype(np.float32, copy=False))
+            found = abnormal[start : start + PIECE]
+            some = keys[found]
+            own = np.zeros(some.size) if shares is None else shares[taken : taken + some.size]
+            self._waiting.append((keys[~found], some, own.astype(np.float32)))
+            taken += some.size
+            self._held += keys.size
+            if self._held >= PIECE:
                 self._settle()
 
     def _settle(self) -> None:
         """Count what waits."""
-        held = slice(0, self._waiting)
         if self._waiting:
-            abnormal = self._abnormal[held]
-            self._bins.add(self._scores[held], abnormal, self._shares[held][abnormal] if self.regions else None)
-        self._waiting = 0
+            normal, abnormal, shares = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
+            self._waiting, self._held = [], 0
+            self._bins.add(normal, abnormal, shares if self.regions else None)
 
     @property
     def total(self) -> int:
         """How many scores were added."""
-        return sum(self._bins.totals) + self._waiting
+        return sum(self._bins.totals) + self._held
 
     def counts(self) -> Counts:
         """The bins that hold a score, ascending."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -14,7 +16,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 
 from aaclip_med.errors import InputError
 from aaclip_med.scoring import rates
-from aaclip_med.scoring.bins import FINENESS, MOST_BINS, count_quantiles, spread_bins
+from aaclip_med.scoring.bins import MOST_BINS, UNIT, count_quantiles, spread_bins
 from aaclip_med.scoring.curve import BinnedCurve
 
 SHAPES = {
@@ -66,10 +68,112 @@ def test_scores_that_come_later_and_lie_elsewhere_are_resolved_too(monkeypatch):
     assert figures["auroc"].value == pytest.approx(roc_auc_score(labels, scores), abs=1e-5)
     assert figures["ap"].value == pytest.approx(average_precision_score(labels, scores), abs=1e-5)
     counts = curve.counts()
-    assert counts.normal.sum() + counts.abnormal.sum() == 3 * count == curve.total
+    assert (counts.normal.sum(), counts.abnormal.sum()) == ((~labels).sum(), labels.sum())
+    assert curve.total == 3 * count
     assert counts.lowest.size <= MOST_BINS
     assert (np.diff(counts.lowest) > 0).all()
-    assert max(counts.normal.max() / counts.normal.sum(), counts.abnormal.max() / counts.abnormal.sum()) < 64 / FINENESS
+    for one, kind in ((counts.normal, ~labels), (counts.abnormal, labels)):
+        most_tied = np.unique(scores[kind], return_counts=True)[1].max()
+        assert one.max() <= max(2 * UNIT * kind.sum(), most_tied + 1)
+
+
+def require_agreement(scores: np.ndarray, labels: np.ndarray, parts: int = 7) -> BinnedCurve:
+    curve = fill(scores, labels, parts)
+    figures = curve.figures()
+    assert figures["auroc"].value == pytest.approx(roc_auc_score(labels, scores), abs=1e-5)
+    assert figures["ap"].value == pytest.approx(average_precision_score(labels, scores), abs=1e-5)
+    return curve
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(1, 3000), st.integers(1, 40), st.sampled_from([0.001, 0.02, 0.5]), st.integers(0, 9))
+def test_clusters_of_a_few_neighbouring_floats_are_resolved(clusters, width, rate, seed):
+    """As many clusters as there may be, anywhere from 1 to 2**8, each of up to 2 * ``width`` + 1 neighbouring numbers."""
+    random = np.random.default_rng(seed)
+    labels = random.random(400_000) < rate
+    levels = (2 ** (8 * random.random(clusters))).astype(np.float32)[random.integers(0, clusters, labels.size)]
+    steps = np.clip(np.round(width / 4 * (random.standard_normal(labels.size) + 1.5 * labels)), -width, width)
+    scores = (levels.view(np.int32) + steps.astype(np.int32)).view(np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("aaclip_med.scoring.curve.PIECE", 2**17)
+        require_agreement(scores, labels)
+
+
+@pytest.mark.parametrize("pairs", [2000, 20_000, 60_000, 200_000])
+def test_an_abnormal_pixel_always_just_above_a_normal_one_is_no_tie(pairs):
+    """Each abnormal number is the one next above a normal one: any bin of two numbers errs in the same direction."""
+    random = np.random.default_rng(10)
+    labels = random.random(3_000_000) < 0.3
+    keys = 0x3F800000 + 2 * random.integers(0, pairs, labels.size) + labels
+    require_agreement(keys.astype(np.int32).view(np.float32), labels)
+
+
+def test_a_small_share_far_above_that_grows_piece_by_piece_is_resolved(monkeypatch):
+    monkeypatch.setattr("aaclip_med.scoring.curve.PIECE", 2**19)
+    random = np.random.default_rng(11)
+    parts, truths = [], []
+    for number in range(4):
+        truth = random.random(2**19) < 0.02
+        part = random.standard_normal(truth.size) + 1.5 * truth
+        high = random.random(truth.size) < 0.0004 * number
+        parts.append(np.where(high, 100 + 0.2 * random.random(truth.size) + 0.2 * truth, part).astype(np.float32))
+        truths.append(truth)
+    require_agreement(np.concatenate(parts), np.concatenate(truths), 4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_lesions_that_come_after_a_piece_without_any_keep_their_ranks(monkeypatch, seed):
+    """What was counted before there was a lesion is a large share of a set of three pieces."""
+    monkeypatch.setattr("aaclip_med.scoring.curve.PIECE", 2**20)
+    random = np.random.default_rng(seed)
+    labels = (random.random(3 * 2**20) < 0.001) & (np.arange(3 * 2**20) >= 2**20)
+    scores = 1 - 10.0 ** -np.abs(random.standard_normal(labels.size) + 3 * labels)
+    require_agreement(scores.astype(np.float32), labels, 3)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(st.tuples(st.floats(-3, 3), st.floats(0.001, 2), st.sampled_from([0, 0.001, 0.3])), min_size=2, max_size=6))
+def test_the_order_in_which_different_pieces_come_does_no_harm(pieces):
+    """Each piece has a level, a spread and a share of lesions of its own; ``float32`` makes ties of the narrow ones."""
+    random = np.random.default_rng(12)
+    labels = np.concatenate([random.random(2**17) < rate for _, _, rate in pieces])
+    labels[:2] = (False, True)
+    noise = random.standard_normal(labels.size) + labels
+    level, spread = (np.repeat([one[place] for one in pieces], 2**17) for place in (0, 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("aaclip_med.scoring.curve.PIECE", 2**17)
+        require_agreement((level + spread * noise).astype(np.float32), labels, len(pieces))
+
+
+def test_bins_are_joined_once_there_are_too_many(monkeypatch):
+    monkeypatch.setattr("aaclip_med.scoring.curve.PIECE", 2**18)
+    monkeypatch.setattr("aaclip_med.scoring.bins.MOST_BINS", 2**18)
+    scores, labels = draw_pixels(13, 3_000_000, 0.1)
+    scores = (scores + 3 * (np.arange(scores.size) % 5 == 0)).astype(np.float32)
+    joined = require_agreement(scores, labels, 12)
+    monkeypatch.setattr("aaclip_med.scoring.bins.MOST_BINS", 2**24)
+    assert 50_000 < joined.counts().lowest.size < 0.95 * fill(scores, labels, 12).counts().lowest.size
+
+
+STREAM = """
+import resource, sys
+import numpy as np
+from aaclip_med.scoring.curve import PIECE, BinnedCurve
+random = np.random.default_rng(0)
+noise = random.standard_normal(PIECE // 2, dtype=np.float32)
+curve, before = BinnedCurve(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for number in range(60):
+    labels = random.random(noise.size, dtype=np.float32) < 0.02
+    curve.add(noise * np.float32(1 + random.random()) + labels, labels, labels * (1 + np.arange(noise.size) // 1000))
+curve.figures()
+rise = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(rise / (1e6 if sys.platform == "darwin" else 1e3))
+"""
+
+
+def test_thirty_pieces_take_less_than_400_mb():
+    run = subprocess.run([sys.executable, "-c", STREAM], capture_output=True, text=True, check=True)
+    assert float(run.stdout) < 400
 
 
 @settings(max_examples=60, deadline=None)
