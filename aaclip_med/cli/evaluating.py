@@ -21,9 +21,8 @@ def add_evaluate(commands: Any) -> None:
     )
     command.add_argument(
         "--image-score",
-        default="max",
         metavar="HOW",
-        help="of a slice: max (default), or top1%%: the mean of its highest pixels",
+        help="of a slice: max, or top1%%: the mean of its highest pixels; default: what the refinement says, or max",
     )
     add_cutting(command, reading=False)
     command.add_argument("--stride", type=int, default=1, metavar="N", help="score every N-th slice, interpolate between")

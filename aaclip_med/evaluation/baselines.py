@@ -14,6 +14,7 @@ from aaclip_med.evaluation.tally import Tally
 from aaclip_med.evaluation.views import View, frame_case, score_cases, show_other
 from aaclip_med.inference.cutting import Cutting
 from aaclip_med.inference.predictor import Predictor
+from aaclip_med.inference.refinement import Refinement
 from aaclip_med.model.detector import Detector
 from aaclip_med.scoring.metrics import Figure
 
@@ -73,16 +74,15 @@ def strip_adapters(predictor: Predictor) -> Predictor:
 
 
 def tally_baselines(
-    cases: Sequence[Case], predictor: Predictor, cutting: Cutting, share: float, mean: float, track: Track = iter
+    cases: Sequence[Case], predictor: Predictor, cutting: Cutting, refinement: Refinement, mean: float, track: Track = iter
 ) -> dict[str, Tally]:
-    """The baselines' tallies by name, on the grid and slices that the detector was judged on.
+    """The baselines' tallies by name, on the grid and slices that the detector was judged on, pooled by its ``refinement``.
 
     Outside the body the difference from the normal mean is 0. Without a normal slice there is no mean, and that one is left
     out; where the detector has no adapters, the untrained tower is.
     """
     names = [INTENSITY, *([DIFFERENCE] if np.isfinite(mean) else []), *([UNTRAINED] if predictor.detector.adapted else [])]
-    reach = predictor.refinement.reach
-    tallies = {name: Tally(share, predictor.domain if name == UNTRAINED else "medical", reach=reach) for name in names}
+    tallies = {name: Tally(refinement, predictor.domain if name == UNTRAINED else "medical") for name in names}
     if UNTRAINED in tallies:
         views = (view for _, view in score_cases(track(cases), strip_adapters(predictor), cutting))
     else:

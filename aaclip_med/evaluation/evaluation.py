@@ -21,7 +21,6 @@ class Evaluation:
     verdict: list[str]
     counts: dict[str, int]
     normal_mean: float
-    image_score: str
     failures: list[dict[str, str]] = field(default_factory=list)
 
     @property
@@ -44,7 +43,7 @@ class Evaluation:
             },
             "verdict": self.verdict,
             "counts": self.counts,
-            "image_score": self.image_score,
+            "slice_score": self.tally.slice_score,
             "normal_mean_intensity": self.normal_mean,
             "failures": self.failures,
         }

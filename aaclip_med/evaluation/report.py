@@ -163,11 +163,11 @@ def _cell(figure: Figure | None, interval: str = " [{}–{}]") -> str:
 
 def _caption(evaluation: Evaluation, note: str, unit: str) -> str:
     counts = evaluation.counts
+    rates_said = f"AUPRO up to 30 {unit} FPR; lesion sensitivity: mean at 1/8 to 8 false positives a volume"
     return (
         f"In {unit}, with 95 % intervals over patients (bootstrap): {counts['cases']} cases of {counts['patients']} patients, "
         f"{counts['slices']} slices ({counts['abnormal_slices']} abnormal), {counts['lesions']} lesions. Slice score: "
-        f"{evaluation.image_score}. AUPRO up to 30 {unit} FPR; lesion sensitivity: mean at 1/8 to 8 false positives a volume. "
-        f"{note}."
+        f"{evaluation.tally.slice_score}. {rates_said}. {note}."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +32,22 @@ def evaluate_cases(
     predictor: Predictor,
     track: Track = iter,
     cutting: Cutting | None = None,
-    image_score: str = "max",
+    image_score: str | None = None,
     seed: int = 0,
 ) -> Evaluation:
     """Score every row of an index and its baselines, and compare with the masks.
 
     A case that cannot be scored is listed and left out; for MOOD's figures it counts as zeros. ``image_score``: a slice's
-    score, ``max`` (or what the refinement takes in its place), or ``top1%`` and the like. ``seed``: of the intervals' draws.
+    score, ``max``, or ``top1%`` and the like; None: what the refinement says. ``seed``: of the intervals' draws.
 
     Raises:
         InputError: the image score is unknown, or the industrial protocol is asked for with a stride or all planes.
     """
     cutting = cutting or Cutting()
-    share = predictor.refinement.pool_share if image_score == "max" else read_share(image_score)
-    tally = Tally(share, predictor.domain, detailed=True, reach=predictor.refinement.reach)
+    refinement = predictor.refinement
+    if image_score is not None:
+        refinement = replace(refinement, pool_share=read_share(image_score))
+    tally = Tally(refinement, predictor.domain, detailed=True)
     mean, failures, scored = NormalMean(), [], []
     for case, found in score_cases(track(cases), predictor, cutting):
         if isinstance(found, AaclipError):
@@ -54,11 +57,11 @@ def evaluate_cases(
         tally.add(found)
         mean.add(found)
         scored.append(case)
-    others = tally_baselines(scored, predictor, cutting, share, mean.value, track)
     figures = tally.figures(seed=seed)
+    others = tally_baselines(scored, predictor, cutting, refinement, mean.value, track)
     baselines = {name: other.figures() for name, other in others.items()}
     verdict = judge_baselines(figures, baselines)
-    return Evaluation(tally, figures, others, baselines, verdict, _count(tally), mean.value, image_score, failures)
+    return Evaluation(tally, figures, others, baselines, verdict, _count(tally), mean.value, failures)
 
 
 def evaluate_index(
@@ -68,7 +71,7 @@ def evaluate_index(
     split: str | None = None,
     track: Track = iter,
     cutting: Cutting | None = None,
-    image_score: str = "max",
+    image_score: str | None = None,
     title: str | None = None,
     **model: Any,
 ) -> Evaluation:
@@ -80,7 +83,7 @@ def evaluate_index(
         InputError: the index, the split, the image score or the adapters cannot be used.
         OutputError: the folder cannot be written to.
     """
-    read_share(image_score)
+    read_share(image_score or "max")
     cases = [case for case in read_index(index) if split in (None, case.split)]
     if not cases:
         raise InputError(f"{index}: no row of split '{split}'")
@@ -94,7 +97,7 @@ def evaluate_into(
     out: str | Path,
     track: Track = iter,
     cutting: Cutting | None = None,
-    image_score: str = "max",
+    image_score: str | None = None,
     title: str | None = None,
 ) -> Evaluation:
     """``evaluate_cases``, and its tables and pictures in the folder ``out``; see ``write_evaluation``."""

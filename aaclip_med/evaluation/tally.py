@@ -13,6 +13,7 @@ from aaclip_med.data.index import Case
 from aaclip_med.evaluation.intervals import draw_figures
 from aaclip_med.evaluation.views import View
 from aaclip_med.inference.predictor import pool_slices
+from aaclip_med.inference.refinement import PUBLISHED, Refinement, pool_scores
 from aaclip_med.scoring import rates
 from aaclip_med.scoring.bins import Counts, count_quantiles
 from aaclip_med.scoring.bootstrap import DRAWS, find_interval
@@ -26,7 +27,6 @@ from aaclip_med.scoring.metrics import (
     explain_missing_class,
     reference_image_scores,
 )
-from aaclip_med.scoring.pooling import pool_maps, smooth_scores
 
 Array = np.ndarray[Any, Any]
 
@@ -68,14 +68,13 @@ class CaseRecord:
 class Tally:
     """Figures of one detector over a set of cases.
 
-    A slice's score is ``pool_maps`` of its map with ``share``, smoothed along the volume with ``reach`` (``smooth_scores``, in
-    patches); a volume's the mean of its three highest slices. Under
-    ``industrial`` a slice's score is the mean of its map's and its detection score, both min-max scaled over the set.
-    ``detailed``: lesions and intervals as well.
+    A slice's score is that of ``pool_scores`` under ``refinement``, as the predictor's is; a volume's the mean of its three
+    highest slices. Under ``industrial`` a slice's score is the mean of its map's and its detection score, both min-max scaled
+    over the set. ``detailed``: lesions and intervals as well.
     """
 
-    def __init__(self, share: float = 0.0, domain: Domain = "medical", detailed: bool = False, reach: float = 0.0) -> None:
-        self.share, self.domain, self.detailed, self.reach = share, domain, detailed, reach
+    def __init__(self, refinement: Refinement = PUBLISHED, domain: Domain = "medical", detailed: bool = False) -> None:
+        self.refinement, self.domain, self.detailed = refinement, domain, detailed
         self.pixels, self.inside = BinnedCurve(), BinnedCurve("pixels inside")
         self.records: list[CaseRecord] = []
         self._low, self._high = math.inf, -math.inf
@@ -84,7 +83,8 @@ class Tally:
         """Take in one scored case."""
         maps, masks, case = view.maps, view.masks, view.case
         self._low, self._high = min(self._low, float(maps.min())), max(self._high, float(maps.max()))
-        pooled = smooth_scores(pool_maps(maps, self.share), view.places, self.reach)
+        detection = view.detection if np.isfinite(view.detection).all() else None
+        pooled = pool_scores(maps, detection, view.places, self.refinement)
         picture = view.cut.volume.is_picture
         if view.cut.masks is not None:
             labels = np.asarray(view.cut.masks[view.numbers].any(axis=(1, 2))).astype(int)
@@ -106,6 +106,12 @@ class Tally:
         counts = Counts(lowest, np.array([pixels[0]]), np.array([pixels[1]]), np.zeros(1)) if pixels else None
         nothing = np.zeros(0)
         self.records.append(CaseRecord(case, False, -math.inf, nothing, nothing, nothing, counts, missing=True))
+
+    @property
+    def slice_score(self) -> str:
+        """What a slice's score is, in words."""
+        pooled = self.refinement.describe_pooling()
+        return f"the mean of {pooled}, and of the detection score, both stretched" if self.domain == "industrial" else pooled
 
     @property
     def scored(self) -> list[CaseRecord]:

@@ -26,8 +26,9 @@ Array = np.ndarray[Any, Any]
 class View:
     """The scored slices of a case.
 
-    maps: (S, h, w) float32, higher is more abnormal. detection: (S,), NaN where there is none. numbers: which slices they are.
-    masks: (S, h, w) bool, None where unknown. inside: (S, h, w) bool, above 0 under the window and within the organ.
+    maps: (S, h, w) float32, higher is more abnormal. detection: (S,), interpolated under a stride as maps are; NaN where there
+    is none. numbers: which slices they are. masks: (S, h, w) bool, None where unknown. inside: (S, h, w) bool, above 0 under
+    the window and within the organ.
     spacing: mm between slices, rows and columns of this grid. places: (S,), of the slices along their normal, in patches.
 
     The grid is the detector's square one, masks brought to it by nearest neighbour, as the released program does; for fused
@@ -88,7 +89,10 @@ def score_cases(cases: Iterable[Case], predictor: Predictor, cutting: Cutting) -
             yield case, _fill(view, parts[0].log_odds, parts[0].detection)
         else:
             heat = predictor.fuse(ready, parts).heatmap
-            yield case, _fill(view, np.ascontiguousarray(view.cut.crop(view.cut.plan.cut(heat))[view.numbers]), view.detection)
+            detection = view.detection
+            if view.plane != ALL_PLANES:
+                detection = np.interp(view.numbers, thin(view.numbers, cutting.stride), parts[0].detection)
+            yield case, _fill(view, np.ascontiguousarray(view.cut.crop(view.cut.plan.cut(heat))[view.numbers]), detection)
     yield from waiting
 
 

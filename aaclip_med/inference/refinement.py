@@ -69,7 +69,7 @@ class Refinement:
         InputError: a value is out of range.
         """
         faults = [
-            (not 0.0 <= self.pool_share < 1.0, f"pool_share {self.pool_share:g}: take 0 (the maximum) to below 1"),
+            (not 0.0 <= self.pool_share <= 1.0, f"pool_share {self.pool_share:g}: take 0 (the maximum) to 1 (the mean)"),
             (not 0.0 <= self.reach <= 10.0, f"reach {self.reach:g}: take 0 to 10 patches"),
             (not (self.fuse == 0.0 or 1.0 <= self.fuse <= 10.0), f"fuse {self.fuse:g}: take 0, or 1 to 10"),
             (not 1 <= self.shifts <= 8, f"shifts {self.shifts}: take 1 to 8"),
@@ -89,6 +89,15 @@ class Refinement:
     def choose_blur(self, domain: Domain) -> tuple[int, float]:
         """Kernel size and sigma, in patches; a sigma of 0 is no blur."""
         return BLUR[domain] if self.sigma is None else (2 * math.ceil(3 * self.sigma) + 1, self.sigma)
+
+    def describe_pooling(self) -> str:
+        """What a slice's score is, in words."""
+        pooled = f"the mean of its map's highest {100 * self.pool_share:g} %" if self.pool_share else "its map's maximum"
+        if self.detection_weight:
+            pooled += f", with {self.detection_weight:g} log odds for the detection head"
+        if self.reach:
+            pooled += f", smoothed along a volume (Gaussian, {self.reach:g} patches)"
+        return pooled
 
     def to_json(self) -> dict[str, Any]:
         """What differs from the published scoring, as plain data."""

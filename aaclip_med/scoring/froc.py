@@ -38,7 +38,7 @@ def find_peaks(
     """The places (P, 3) and scores (P,) of the peaks of a stack (S, H, W), highest first, ``most`` of them at most.
 
     A peak is no lower than anything within ``radius_mm`` along each axis, and above the stack's lowest value; ``spacing`` is mm
-    between slices, rows and columns. Of a plateau one place counts.
+    between slices, rows and columns. Of a plateau one place counts: that of its own nearest to its middle.
     """
     size = [min(2 * math.floor(radius_mm / step) + 1, 2 * length + 1) for step, length in zip(spacing, maps.shape, strict=True)]
     highest = ndimage.maximum_filter(maps, size=size, mode="nearest")
@@ -46,8 +46,12 @@ def find_peaks(
     if not count:
         return np.zeros((0, 3), dtype=np.int64), np.zeros(0)
     flat = np.flatnonzero(plateaus)
-    _, first = np.unique(plateaus.reshape(-1)[flat], return_index=True)
-    places = np.stack(np.unravel_index(flat[first], maps.shape), axis=1)
+    own = plateaus.reshape(-1)[flat] - 1
+    every = np.stack(np.unravel_index(flat, maps.shape), axis=1)
+    middles = np.stack([np.bincount(own, axis) for axis in every.T], axis=1) / np.bincount(own)[:, None]
+    away = np.square((every - middles[own]) * np.asarray(spacing)).sum(axis=1)
+    nearest = np.lexsort((away, own))
+    places = every[nearest[np.flatnonzero(np.diff(own[nearest], prepend=-1))]]
     scores = maps[tuple(places.T)].astype(np.float64)
     order = np.argsort(-scores, kind="stable")[:most]
     return places[order], scores[order]
@@ -63,14 +67,17 @@ def match_lesions(places: NDArray[np.int64], scores: NDArray[np.float64], lesion
 
 @dataclass(frozen=True)
 class FrocCurve:
-    """thresholds: (T,) falling. false: (T,) false positives a volume. sensitivity: (T,). All NaN where there is no lesion."""
+    """thresholds: (T,) falling. false: (T,) false positives a volume. sensitivity: (T,), NaN without ``lesions``."""
 
     thresholds: NDArray[np.float64]
     false: NDArray[np.float64]
     sensitivity: NDArray[np.float64]
+    lesions: float
 
     def at(self, rates: Sequence[float] = RATES) -> NDArray[np.float64]:
-        """Sensitivity at false positives a volume, (len(rates),), linear between thresholds."""
+        """Sensitivity at false positives a volume, (len(rates),), linear between thresholds; NaN without a lesion."""
+        if not self.lesions:
+            return np.full(len(rates), np.nan)
         return np.asarray(np.interp(rates, np.append(0.0, self.false), np.append(0.0, self.sensitivity)))
 
     def threshold_at(self, rate: float) -> float:
@@ -104,4 +111,4 @@ class FrocTable:
         found = np.cumsum(each * self._lesion)[self._last]
         false = np.cumsum(each * ~self._lesion)[self._last]
         sensitivity = found / lesions if lesions else np.full(found.size, np.nan)
-        return FrocCurve(self._scores[self._last], false / weights.sum(), sensitivity)
+        return FrocCurve(self._scores[self._last], false / weights.sum(), sensitivity, lesions)

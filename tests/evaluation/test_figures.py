@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -19,9 +19,11 @@ from aaclip_med.evaluation.baselines import COMPARED, judge_baselines
 from aaclip_med.evaluation.evaluation import Evaluation
 from aaclip_med.evaluation.intervals import FEW_PATIENTS, doubt_intervals
 from aaclip_med.evaluation.run import evaluate_cases
-from aaclip_med.evaluation.tally import CaseRecord
+from aaclip_med.evaluation.tally import CaseRecord, Tally
+from aaclip_med.evaluation.views import score_cases
 from aaclip_med.inference.cutting import Cutting
 from aaclip_med.inference.predictor import Predictor
+from aaclip_med.inference.refinement import Refinement
 from aaclip_med.model.preprocess import resize_masks, resize_slices
 from aaclip_med.scoring.bootstrap import draw_patients
 from aaclip_med.scoring.metrics import Figure, evaluate_reference
@@ -208,6 +210,51 @@ def test_the_image_score_can_be_the_mean_of_the_highest_pixels(heads, demo_predi
     pooled = [np.sort(maps.reshape(len(maps), -1), axis=1)[:, -count:].mean(axis=1) for maps in stacks["maps"]]
     labels = np.concatenate([masks.any(axis=(1, 2)) for masks in stacks["masks"]])
     assert figures["image_auroc"].value == pytest.approx(roc_auc_score(labels, np.concatenate(pooled)))
+
+
+REFINEMENTS = [
+    Refinement(),
+    Refinement(pool_share=0.01, detection_weight=10.0),
+    Refinement(reach=0.4, detection_weight=-3.0),
+    Refinement(fuse=10.0, detection_weight=10.0, reach=0.4),
+    Refinement(flips=True),
+    Refinement(shifts=2),
+    Refinement(zoom=2.0),
+    Refinement(sigma=0.4, sharpen=5),
+    Refinement(foreground=True),
+    Refinement(level_weights=(1.0, 2.0, 0.0, 1.0)),
+    Refinement(bank_weight=5.0),
+]
+
+
+@pytest.mark.parametrize("refinement", REFINEMENTS, ids=lambda one: "+".join(one.to_json()) or "published")
+def test_slice_scores_are_the_predictors_under_every_refinement(heads, demo_predictor, refinement):
+    case = read_index(heads / "index.jsonl")[1]
+    detector = demo_predictor.detector
+    bank = [torch.nn.functional.normalize(torch.ones(2, detector.tower.embed_dim), dim=1)] * len(detector.levels)
+    predictor = Predictor(detector, demo_predictor.preset, refinement=refinement, bank=bank if refinement.bank_weight else None)
+    tally = Tally(refinement)
+    for _, view in score_cases([case], predictor, Cutting()):
+        tally.add(view)
+    (record,) = tally.records
+    volume = cut_case(case, predictor.preset).volume
+    prediction = predictor.predict_volume(volume)
+    assert record.slice_scores == pytest.approx(prediction.slice_scores, abs=1e-5)
+    assert record.score == pytest.approx(prediction.score, abs=1e-5)
+
+
+def test_every_field_of_a_refinement_is_tried():
+    assert set().union(*(one.to_json() for one in REFINEMENTS)) == {field.name for field in fields(Refinement)}
+
+
+def test_an_explicit_maximum_is_the_maximum_though_the_refinement_pools(heads, demo_predictor):
+    case = read_index(heads / "index.jsonl")[1]
+    predictor = Predictor(demo_predictor.detector, demo_predictor.preset, refinement=Refinement(pool_share=0.05))
+    pooled, highest = (evaluate_cases([case], predictor, image_score=how).tally for how in (None, "max"))
+    assert (pooled.slice_score, highest.slice_score) == ("the mean of its map's highest 5 %", "its map's maximum")
+    maps = predictor.score_cut(cut_case(case, predictor.preset)).log_odds
+    assert highest.records[0].slice_scores == pytest.approx(maps.max(axis=(1, 2)), abs=1e-5)
+    assert (pooled.records[0].slice_scores < highest.records[0].slice_scores).all()
 
 
 @pytest.mark.parametrize("cutting", [Cutting(stride=2), Cutting(plane="all")], ids=["stride", "all planes"])

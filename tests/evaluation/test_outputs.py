@@ -120,7 +120,8 @@ def test_an_organ_mask_and_a_window_change_what_is_judged(heads, tmp_path):
     shown = [nib.load(heads / f"head_{number}.nii.gz").get_fdata()[organ] for number in (0, 2, 4)]
     assert metrics["counts"]["slices"] == 5 * 3
     assert metrics["normal_mean_intensity"] == pytest.approx(((np.concatenate(shown) - 100) / 800).mean(), rel=0.05)
-    assert metrics["image_score"] == "top5%"
+    assert metrics["slice_score"] == "the mean of its map's highest 5 %, smoothed along a volume (Gaussian, 0.4 patches)"
+    assert metrics["slice_score"] in (tmp_path / "out" / "metrics.md").read_text()
 
 
 def test_the_command_and_the_function_take_the_same_options(heads, tmp_path):

@@ -76,11 +76,30 @@ def test_peaks_are_apart_by_the_radius_in_millimetres():
     assert find_peaks(stack, (5.0, 1.0, 1.0), radius_mm=6.0, most=2)[1].tolist() == [3.0, 2.0]
 
 
-def test_a_plateau_is_one_peak_and_a_flat_map_has_none():
-    stack = np.zeros((3, 10, 10))
+def test_a_plateau_is_one_peak_in_its_middle_and_a_flat_map_has_none():
+    stack, lesions = np.zeros((3, 10, 10)), np.zeros((3, 10, 10), dtype=np.int32)
     stack[1, 3:6, 3:6] = 1.0
-    assert find_peaks(stack, (1, 1, 1), 2.0)[0].tolist() == [[1, 3, 3]]
+    lesions[1, 4, 4] = 1
+    places, scores = find_peaks(stack, (1, 1, 1), 2.0)
+    assert places.tolist() == [[1, 4, 4]]
+    found = match_lesions(places, scores, lesions)
+    assert (found.found.tolist(), found.false.tolist()) == ([1.0], [])
     assert len(find_peaks(np.ones((3, 10, 10)), (1, 1, 1))[0]) == 0
+
+
+def test_a_hollow_plateau_peaks_at_one_of_its_own_voxels():
+    stack = np.zeros((1, 9, 9))
+    stack[0, 2:7, 2:7] = 1.0
+    stack[0, 3:6, 3:6] = 0.5
+    (place,) = find_peaks(stack, (1, 1, 1), 2.0)[0]
+    assert stack[tuple(place)] == 1.0
+    assert np.abs(place - [0, 4, 4]).max() == 2
+
+
+def test_volumes_without_any_lesion_have_no_sensitivity():
+    curve = FrocTable([Detections(np.zeros(0), np.array([0.5, 0.4]))]).curve()
+    assert np.isnan(curve.at()).all()
+    assert np.isnan(FrocTable([Detections(np.zeros(0), np.zeros(0))]).curve().at((1.0,))).all()
 
 
 def test_no_volume_is_refused():
