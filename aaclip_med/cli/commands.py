@@ -14,7 +14,7 @@ from aaclip_med.cli.benchmarking import run_index_import
 from aaclip_med.cli.main import NONE_DONE, SOME_FAILED
 from aaclip_med.data.index import Case, read_index, write_index
 from aaclip_med.data.pairs import build_index
-from aaclip_med.data.sampling import check_copies, check_leaks, few_shot, split_by_patient
+from aaclip_med.data.sampling import check_copies, check_leaks, few_shot, name_patients, split_by_patient
 from aaclip_med.data.writing import prepare_output_folder
 from aaclip_med.errors import InputError
 from aaclip_med.presets import Window
@@ -73,12 +73,15 @@ def run_index(options: argparse.Namespace) -> int:
     elif options.action == "split":
         cases = split_by_patient(cases, tuple(options.fractions), options.seed)
     if options.action in ("check", "split"):
-        check_leaks(cases)
+        check_leaks(name_patients([case for case in cases if case.split]))
         check_copies(cases)
     if options.action != "check":
         prepare_output_folder(Path(options.out).absolute().parent)
         write_index(cases, options.out)
     print(_summarise(cases))
+    if options.action == "build":
+        how = "as the pattern finds them" if options.patient_pattern else "told by names and folders"
+        print(f"{len({case.patient for case in cases})} patients, {how}")
     return 0
 
 

@@ -141,7 +141,12 @@ def _add_index(commands: Commands) -> None:
     build.add_argument("folder")
     build.add_argument("--preset", choices=PRESETS, required=True)
     build.add_argument("--unlabelled-are-normal", action="store_true", help="take images without a mask for normal")
-    build.add_argument("--patient-pattern", metavar="REGEX", help="its one group is the patient in a file's name")
+    build.add_argument(
+        "--patient-pattern",
+        metavar="REGEX",
+        help="its one group is the patient, in the path below FOLDER or the file's name (default: the name; the folder, where "
+        "names come again in several)",
+    )
     add_index_import(actions)
     check = actions.add_parser("check", help="read every row and say what is wrong")
     few = actions.add_parser("few-shot", help="k normal and k abnormal cases of each class")

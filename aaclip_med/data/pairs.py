@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from aaclip_med.data.dicom import looks_like_dicom
 from aaclip_med.data.index import Case, join
+from aaclip_med.data.patients import find_patients
 from aaclip_med.data.scans import MASK_SUFFIXES, mask_stem
 from aaclip_med.data.sources import read_source
 from aaclip_med.data.volumes import case_name, find_images, is_image_file, is_visible, read_mask
@@ -30,12 +30,12 @@ def build_index(
 
     Masks are found in one of two ways. If ``folder`` holds ``images`` with ``masks`` or ``labels``, or ``imagesTr``
     with ``labelsTr``: by the same name there. Otherwise by suffix in the scan's own folder: ``X_mask`` belongs to
-    ``X``, or else to the only scan named ``X_something``. ``patient`` is the case name, or what the one group of the
-    regular expression ``patient_pattern`` finds in it.
+    ``X``, or else to the only scan named ``X_something``. ``patient``: see ``data.patients.find_patients``.
 
     Raises:
         InputError: no images, a scan without a mask (unless ``unlabelled_are_normal``), a mask without a scan or with
-            several, a mask of another geometry, an unreadable file, a pattern that does not match.
+            several, a mask of another geometry, an unreadable file, a pattern that does not match, patients that names and
+            folders do not tell.
     """
     folder = Path(folder)
     class_name = get_preset(preset_name).class_name
@@ -49,17 +49,18 @@ def build_index(
         raise InputError(
             join([f"{image}: no mask; add one, or take such scans for normal with --unlabelled-are-normal" for image in bare])
         )
+    patients = find_patients(list(pairs), folder, patient_pattern)
     return [
         Case(
             image,
             label=int(mask is not None and read_mask(mask, read_source(image)).any()),
             class_name=class_name,
             mask_path=mask,
-            patient=_patient(image, patient_pattern),
+            patient=patient,
             preset=preset_name,
             row=row,
         )
-        for row, (image, mask) in enumerate(pairs.items(), start=1)
+        for row, ((image, mask), patient) in enumerate(zip(pairs.items(), patients, strict=True), start=1)
     ]
 
 
@@ -105,19 +106,3 @@ def _pair_suffixes(files: Sequence[Path], suffixes: tuple[str, ...]) -> dict[Pat
     if problems:
         raise InputError(join(problems))
     return pairs
-
-
-def _patient(image: Path, pattern: str | None) -> str:
-    name = case_name(image)
-    if pattern is None:
-        return name
-    try:
-        expression = re.compile(pattern)
-    except re.error as error:
-        raise InputError(f"patient pattern '{pattern}' is not a regular expression: {error}") from None
-    if expression.groups != 1:
-        raise InputError(f"patient pattern '{pattern}' has {expression.groups} groups; write one, as in '(sub-[0-9]+)'")
-    match = expression.search(name)
-    if match is None or not match[1]:
-        raise InputError(f"{image}: patient pattern '{pattern}' does not match '{name}'")
-    return match[1]

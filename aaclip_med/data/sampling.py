@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from aaclip_med.data.index import SPLITS, Case, SplitName, join
+from aaclip_med.data.patients import find_patients
 from aaclip_med.data.volumes import PICTURE_ENDINGS
 from aaclip_med.errors import InputError
 
@@ -50,11 +53,12 @@ def split_by_patient(
 
     ``fractions`` are the shares of patients in train, val and test. Patients with an abnormal case are spread over the
     splits in the same proportions as patients without. Each split with a share gets a patient, and one with an abnormal
-    case as far as there are enough. Without ``patient`` the image stands for it, see ``patient_of``.
+    case as far as there are enough. Rows without ``patient`` get one, see ``name_patients``; a picture stands for itself.
 
     Raises:
-        InputError: the fractions are not shares of 1, or there are fewer patients than splits.
+        InputError: the fractions are not shares of 1, there are fewer patients than splits, or a volume's is not told.
     """
+    cases = name_patients(cases)
     if len(fractions) != 3 or min(fractions) < 0 or not np.isclose(sum(fractions), 1.0):
         raise InputError(f"fractions {tuple(fractions)}; give the shares of train, val and test, which sum to 1")
     abnormal: dict[str, bool] = defaultdict(bool)
@@ -63,7 +67,8 @@ def split_by_patient(
     needed = sum(fraction > 0 for fraction in fractions)
     if len(abnormal) < needed:
         raise InputError(
-            f"{len(abnormal)} patients cannot be split over {needed} splits; add some, or name the patient of each case"
+            f"{len(abnormal)} patients cannot be split over {needed} splits; add some, or name the patient of each case "
+            "(index build --patient-pattern)"
         )
     rng = np.random.default_rng(seed)
     ill, well = ([patient for patient in sorted(abnormal) if abnormal[patient] is flag] for flag in (True, False))
@@ -117,6 +122,21 @@ def check_copies(cases: Sequence[Case]) -> None:
         raise InputError(f"{join(leaks)}; keep it in one split")
 
 
+def name_patients(cases: Sequence[Case]) -> list[Case]:
+    """The same cases, each volume without ``patient`` with the one that names and folders tell, see ``find_patients``.
+
+    Raises:
+        InputError: they do not tell it.
+    """
+    bare = {case.image_path.absolute() for case in cases if case.patient is None and not _is_picture(case)}
+    if not bare:
+        return list(cases)
+    images = sorted(bare)
+    folder = Path(os.path.commonpath([image.parent for image in images]))
+    found = dict(zip(images, find_patients(images, folder), strict=True))
+    return [replace(case, patient=case.patient or found.get(case.image_path.absolute())) for case in cases]
+
+
 def patient_of(case: Case) -> str:
     """Who the case is of: its ``patient``; without one a volume's name, or a picture's path.
 
@@ -124,8 +144,11 @@ def patient_of(case: Case) -> str:
     """
     if case.patient is not None:
         return case.patient
-    is_picture = case.image_path.name.lower().endswith(PICTURE_ENDINGS)
-    return str(case.image_path.resolve()) if is_picture else case.name
+    return str(case.image_path.resolve()) if _is_picture(case) else case.name
+
+
+def _is_picture(case: Case) -> bool:
+    return case.image_path.name.lower().endswith(PICTURE_ENDINGS)
 
 
 def _group_by_content(cases: Sequence[Case]) -> list[list[Case]]:
