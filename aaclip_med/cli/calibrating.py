@@ -17,7 +17,11 @@ def add_calibrate(commands: Any) -> None:
     """Its options."""
     command = commands.add_parser("calibrate", help="learn from normal cases what is usual; stored in the adapters file")
     command.add_argument(
-        "--index", required=True, metavar="JSONL", help="its normal rows are used; none may have been trained on"
+        "--index",
+        required=True,
+        metavar="JSONL",
+        help="its normal rows are used; none may have been trained on, and rows of split train are refused unless --split train "
+        "asks for them",
     )
     add_split(command)
     add_cutting(command)
@@ -46,10 +50,12 @@ def run_calibrate(options: argparse.Namespace) -> int:
     from aaclip_med.cli.commands import load, make_cutting, read_split, track
     from aaclip_med.data.writing import prepare_output_folder
     from aaclip_med.errors import InputError
-    from aaclip_med.inference.calibrating import calibrate, keep_apart, store_calibration
+    from aaclip_med.inference.calibrating import calibrate, keep_apart, refuse_lessons, store_calibration
     from aaclip_med.model.checkpoint import find_checkpoint
 
     cases = read_split(options)
+    if options.split != "train":
+        refuse_lessons(cases)
     if options.bank is None and (options.bank_weight is not None or options.bank_size is not None):
         raise InputError("--bank-weight and --bank-size are of a bank; say with --bank which rows it is made of")
     bank_rows = _choose_rows(options.bank, "train") if options.bank else []

@@ -125,6 +125,21 @@ def keep_apart(cases: Sequence[Case], lessons: Sequence[Case]) -> None:
             )
 
 
+def refuse_lessons(cases: Sequence[Case]) -> None:
+    """Refuse normal cases of split train.
+
+    Raises:
+        InputError: there is one.
+    """
+    trained = [case for case in cases if case.label == 0 and case.split == "train"]
+    if trained:
+        raise InputError(
+            f"{trained[0].image_path}: {len(trained)} of the normal rows are of split train, and what was trained on scores lower "
+            "than other normal cases, so p-values of these would be too small; take --split val, rows that training never saw, "
+            "or --split train if these adapters were trained on others"
+        )
+
+
 def store_calibration(
     predictor: Predictor,
     calibration: Calibration,

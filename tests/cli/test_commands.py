@@ -456,3 +456,19 @@ def test_a_calibration_is_made_on_rows_of_one_kind(
     assert main(["calibrate", "--index", str(tmp_path / "index.jsonl"), *options]) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "calibrated.safetensors").exists()
+
+
+def test_rows_that_were_trained_on_calibrate_nothing_unless_they_are_asked_for(
+    study: Path, adapters: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"image_path": str(study / "images" / f"head_{n}.nii.gz"), "label": n % 2, "class_name": "Brain"} for n in range(3)]
+    rows = [row | {"split": split} for row, split in zip(rows, ("train", "train", "val"), strict=True)]
+    (tmp_path / "index.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "calibrated.safetensors"
+    command = ["calibrate", "--index", str(tmp_path / "index.jsonl"), "--adapters", str(adapters), "--out", str(out)]
+    assert main(command) == 2
+    assert "head_0.nii.gz: 1 of the normal rows are of split train" in (said := capsys.readouterr().err)
+    assert "take --split val, rows that training never saw, or --split train if" in said
+    assert not out.exists()
+    assert main([*command, "--split", "val"]) == 0
+    assert main([*command, "--split", "train"]) == 0
