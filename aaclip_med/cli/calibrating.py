@@ -20,8 +20,8 @@ def add_calibrate(commands: Any) -> None:
         "--index",
         required=True,
         metavar="JSONL",
-        help="its normal rows are used; none may have been trained on, and rows of split train are refused unless --split train "
-        "asks for them",
+        help="its normal rows are used; none may have been trained on, and rows of split train are refused unless --split "
+        "train asks for them",
     )
     add_split(command)
     add_cutting(command)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from aaclip_med.cli.benchmarking import run_index_import
 from aaclip_med.cli.main import NONE_DONE, SOME_FAILED
+from aaclip_med.data.agreement import check_agreement
 from aaclip_med.data.index import Case, read_index, write_index
 from aaclip_med.data.pairs import build_index
 from aaclip_med.data.sampling import check_copies, check_leaks, few_shot, name_patients, split_by_patient
@@ -75,6 +76,8 @@ def run_index(options: argparse.Namespace) -> int:
     if options.action in ("check", "split"):
         check_leaks(name_patients([case for case in cases if case.split]))
         check_copies(cases)
+    if options.action == "check":
+        check_agreement(cases, options.quick, track)
     if options.action != "check":
         prepare_output_folder(Path(options.out).absolute().parent)
         write_index(cases, options.out)

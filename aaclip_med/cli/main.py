@@ -148,7 +148,8 @@ def _add_index(commands: Commands) -> None:
         "names come again in several)",
     )
     add_index_import(actions)
-    check = actions.add_parser("check", help="read every row and say what is wrong")
+    check = actions.add_parser("check", help="read every row and its masks and say what is wrong")
+    check.add_argument("--quick", action="store_true", help="read no mask, but for its header")
     few = actions.add_parser("few-shot", help="k normal and k abnormal cases of each class")
     few.add_argument("--shots", type=int, required=True, metavar="K")
     add_split(few)

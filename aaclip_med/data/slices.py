@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from aaclip_med.data.index import Case
+from aaclip_med.data.index import Case, join
 from aaclip_med.data.planes import SlicePlan, plan_volume
 from aaclip_med.data.sources import read_source
 from aaclip_med.data.volumes import Volume, read_mask
@@ -217,7 +218,8 @@ class SliceStore:
     def __init__(
         self, cases: Sequence[Case], preset: Preset, cache: Path, track: Callable[[Iterable[Case]], Iterable[Case]] = iter
     ) -> None:
-        """Fill ``cache`` with what is not there yet; ``track`` wraps the loop, for a progress bar.
+        """Fill ``cache`` with what is not there yet; ``track`` wraps the loop, for a progress bar. Labels that masks contradict
+        are noted on the error stream.
 
         Raises:
             InputError: a case cannot be read, or is abnormal and has no mask.
@@ -225,13 +227,25 @@ class SliceStore:
         self.preset = preset
         self.slices: list[Slice] = []
         digests = Digests(cache / "digests.json")
+        conflicts: list[str] = []
         for case in track(cases):
             folder = cache / _key(case, preset, digests)
             if not (folder / "slices.json").is_file():
                 _write_case(case, preset, folder)
             stored = json.loads((folder / "slices.json").read_text())
             self.slices += [Slice(case, number, label, folder) for number, label in stored]
+            if case.label != any(label for _, label in stored):
+                said, shown = ("abnormal", "empty") if case.label else ("normal", "not empty")
+                conflicts.append(
+                    f"row {case.row} is labelled {said}, its mask is {shown} in the slices used ({case.mask_path})"
+                )
         digests.save()
+        if conflicts:
+            print(
+                f"aaclip-med: note: {join(conflicts)}; correct labels or masks, index check names all that do not agree",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def image(self, item: Slice) -> Array:
         """The windowed slice, (1 or 3, H, W), float32 in [0, 1]."""

@@ -134,9 +134,9 @@ def refuse_lessons(cases: Sequence[Case]) -> None:
     trained = [case for case in cases if case.label == 0 and case.split == "train"]
     if trained:
         raise InputError(
-            f"{trained[0].image_path}: {len(trained)} of the normal rows are of split train, and what was trained on scores lower "
-            "than other normal cases, so p-values of these would be too small; take --split val, rows that training never saw, "
-            "or --split train if these adapters were trained on others"
+            f"{trained[0].image_path}: {len(trained)} of the normal rows are of split train, and what was trained on scores "
+            "lower than other normal cases, so p-values of these would be too small; take --split val, rows that training "
+            "never saw, or --split train if these adapters were trained on others"
         )
 
 

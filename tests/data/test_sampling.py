@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from aaclip_med.cli.main import main
 from aaclip_med.data.index import SPLITS, Case
 from aaclip_med.data.sampling import check_leaks, few_shot, patient_of, split_by_patient
 from aaclip_med.errors import InputError
+
+from .conftest import make_scan, write_scan
 
 
 def make_cases(normal: int, abnormal: int, class_name: str = "Brain") -> list[Case]:
@@ -171,8 +174,9 @@ def test_many_leaks_are_named_up_to_ten() -> None:
 def test_a_copy_of_a_file_in_another_split_is_a_leak_for_index_check_and_split(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, content in (("a", b"same"), ("b", b"same"), ("c", b"else")):
-        (tmp_path / f"{name}.nii.gz").write_bytes(content)
+    for name, seed in (("a", 0), ("c", 1)):
+        write_scan(tmp_path / f"{name}.nii.gz", make_scan(seed=seed))
+    shutil.copy(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz")
     row = '{"image_path": "%s.nii.gz", "label": 0, "class_name": "Brain", "split": "%s"}\n'
     index = tmp_path / "index.jsonl"
     index.write_text(row % ("a", "train") + row % ("b", "test") + row % ("c", "test"))

@@ -6,8 +6,8 @@ Array axes are (I, J, K) in the order of the file: I is the axis that varies fas
 from __future__ import annotations
 
 from aaclip_med.data.volumes.checks import check_voxels
-from aaclip_med.data.volumes.masks import read_mask
-from aaclip_med.data.volumes.reading import read_volume
+from aaclip_med.data.volumes.masks import fit_mask, read_mask
+from aaclip_med.data.volumes.reading import read_grid, read_unchecked, read_volume
 from aaclip_med.data.volumes.volume import (
     ENDINGS,
     ITK_ENDINGS,
@@ -31,8 +31,11 @@ __all__ = [
     "case_name",
     "check_voxels",
     "find_images",
+    "fit_mask",
     "is_image_file",
     "is_visible",
+    "read_grid",
     "read_mask",
+    "read_unchecked",
     "read_volume",
 ]

@@ -6,6 +6,7 @@ import math
 import re
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
@@ -34,20 +35,9 @@ def read_itk(path: Path, number: int | None) -> Volume:
     Raises:
         InputError: as ``read_volume``.
     """
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.SetImageIO(ITK_ENDINGS[path.suffix.lower()])
     try:
-        reader.ReadImageInformation()
-        shape = tuple(int(n) for n in reader.GetSize())
-        pixel = sitk.GetPixelIDValueAsString(reader.GetPixelID())
-        bits = re.search(r"\d+", pixel)
-        if reader.GetNumberOfComponents() > 1 or bits is None or "complex" in pixel:
-            raise InputError(f"{path}: {pixel} voxels; only one number per voxel is read, save a scalar image")
-        dtype = np.dtype(f"u{int(bits[0]) // 8}")
-        check_shape(path, shape, dtype, number)
-        affine = _read_affine(path, reader)
-        _check_data(path, math.prod(shape) * dtype.itemsize)
+        reader, affine, needs = _open(path, number)
+        _check_data(path, needs)
         array = sitk.GetArrayFromImage(reader.Execute()).T
     except InputError:
         raise
@@ -55,6 +45,38 @@ def read_itk(path: Path, number: int | None) -> Volume:
         raise explain_unreadable(path, "NRRD or MetaImage", error) from None
     array, shape = choose_volume(array, number)
     return Volume(to_native(array), affine, path, None, shape, is_picture=False)
+
+
+def read_itk_grid(path: Path) -> Volume:
+    """The same with zeros for voxels, which take no memory: the header alone is read.
+
+    Raises:
+        InputError: as ``read_volume``, but for what only the voxels tell.
+    """
+    try:
+        reader, affine, _ = _open(path, None)
+    except InputError:
+        raise
+    except (*UNREADABLE, RuntimeError) as error:
+        raise explain_unreadable(path, "NRRD or MetaImage", error) from None
+    array, shape = choose_volume(np.broadcast_to(np.uint8(0), reader.GetSize()), None)
+    return Volume(array, affine, path, None, shape, is_picture=False)
+
+
+def _open(path: Path, number: int | None) -> tuple[sitk.ImageFileReader, np.ndarray[Any, Any], int]:
+    """A reader whose header is read and checked, the affine, and how many bytes its voxels take."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetImageIO(ITK_ENDINGS[path.suffix.lower()])
+    reader.ReadImageInformation()
+    shape = tuple(int(n) for n in reader.GetSize())
+    pixel = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+    bits = re.search(r"\d+", pixel)
+    if reader.GetNumberOfComponents() > 1 or bits is None or "complex" in pixel:
+        raise InputError(f"{path}: {pixel} voxels; only one number per voxel is read, save a scalar image")
+    dtype = np.dtype(f"u{int(bits[0]) // 8}")
+    check_shape(path, shape, dtype, number)
+    return reader, _read_affine(path, reader), math.prod(shape) * dtype.itemsize
 
 
 def _read_affine(path: Path, reader: sitk.ImageFileReader) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:

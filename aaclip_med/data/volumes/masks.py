@@ -26,7 +26,16 @@ def read_mask(path: str | Path, like: Volume) -> np.ndarray[Any, Any]:
         InputError: the mask cannot be read, or its shape differs, or one of its corner voxels lies more than
             0.001 mm from the scan's.
     """
-    mask = read_unchecked(Path(path))
+    return fit_mask(read_unchecked(Path(path)), like)
+
+
+def fit_mask(mask: Volume, like: Volume) -> np.ndarray[Any, Any]:
+    """The same of a mask that is read already; of one whose header alone was read, whether it fits.
+
+    Raises:
+        InputError: as ``read_mask``, for shape and place.
+    """
+    path = mask.path
     values = mask.array.max(axis=3) if mask.array.ndim == 4 else mask.array
     floor = 127 if mask.path.suffix.lower() in (".jpg", ".jpeg") else 0
     above = np.asarray(values > floor, dtype=bool)

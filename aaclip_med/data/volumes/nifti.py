@@ -39,21 +39,9 @@ def read_nifti(path: Path, number: int | None) -> Volume:
     Raises:
         InputError: as ``read_volume``.
     """
-    compressed = path.name.lower().endswith(".gz")
     try:
-        with _silence_nibabel():
-            image = nib.load(path, mmap=False)
-        header = image.header
-        if isinstance(image, nib.Cifti2Image):
-            raise InputError(f"{path}: CIFTI, which holds no scan but values on surfaces; name the volume they were made from")
-        if not isinstance(header, nib.Nifti1Header):
-            raise InputError(f"{path}: an Analyze 7.5 file, which does not say how it lies; convert it to NIfTI")
-        described = Path(image.file_map.get("header", image.file_map["image"]).filename or path)
-        check_shape(path, tuple(header.get_data_shape()), header.get_data_dtype(), number)
-        _check_file_size(path, image, compressed)
-        _check_pixdim(described, type(header))
-        check_affine(path, image.affine)
-        if compressed:
+        image, described = _open(path, number)
+        if _is_compressed(path):
             with gzip.open(path) as stream, _silence_nibabel():
                 # Reading to the very end makes gzip compare its checksum, which nibabel alone does not.
                 files = {"image": stream} | ({"header": str(described)} if described != path else {})
@@ -67,7 +55,44 @@ def read_nifti(path: Path, number: int | None) -> Volume:
         raise explain_unreadable(path, "NIfTI", error) from None
     affine = np.asarray(image.affine, dtype=np.float64)
     array, shape = choose_volume(array, number)
-    return Volume(to_native(array), affine, path, header, shape, is_picture=False)
+    return Volume(to_native(array), affine, path, image.header, shape, is_picture=False)
+
+
+def read_nifti_grid(path: Path) -> Volume:
+    """The same with zeros for voxels, which take no memory: the header alone is read.
+
+    Raises:
+        InputError: as ``read_volume``, but for what only the voxels tell.
+    """
+    try:
+        image, _ = _open(path, None)
+    except InputError:
+        raise
+    except UNREADABLE as error:
+        raise explain_unreadable(path, "NIfTI", error) from None
+    array, shape = choose_volume(np.broadcast_to(np.uint8(0), image.shape), None)
+    return Volume(array, np.asarray(image.affine, dtype=np.float64), path, image.header, shape, is_picture=False)
+
+
+def _is_compressed(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
+
+
+def _open(path: Path, number: int | None) -> tuple[nib.Nifti1Image, Path]:
+    """The image, its header checked and its voxels still on disk, and the file that its header is in."""
+    with _silence_nibabel():
+        image = nib.load(path, mmap=False)
+    header = image.header
+    if isinstance(image, nib.Cifti2Image):
+        raise InputError(f"{path}: CIFTI, which holds no scan but values on surfaces; name the volume they were made from")
+    if not isinstance(header, nib.Nifti1Header):
+        raise InputError(f"{path}: an Analyze 7.5 file, which does not say how it lies; convert it to NIfTI")
+    described = Path(image.file_map.get("header", image.file_map["image"]).filename or path)
+    check_shape(path, tuple(header.get_data_shape()), header.get_data_dtype(), number)
+    _check_file_size(path, image, _is_compressed(path))
+    _check_pixdim(described, type(header))
+    check_affine(path, image.affine)
+    return image, described
 
 
 def _load(stored: ArrayProxy) -> Array:

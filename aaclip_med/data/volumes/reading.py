@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from aaclip_med.data.volumes.checks import check_voxels
-from aaclip_med.data.volumes.itk import read_itk
-from aaclip_med.data.volumes.nifti import read_nifti
+from aaclip_med.data.volumes.itk import read_itk, read_itk_grid
+from aaclip_med.data.volumes.nifti import read_nifti, read_nifti_grid
 from aaclip_med.data.volumes.pictures import read_picture
 from aaclip_med.data.volumes.volume import ENDINGS, ITK_ENDINGS, NIFTI_ENDINGS, PICTURE_ENDINGS, Volume
 from aaclip_med.errors import InputError
@@ -31,17 +31,40 @@ def read_unchecked(path: Path, number: int | None = None) -> Volume:
     Raises:
         InputError: as ``read_volume``, but for voxels that are not finite or constant.
     """
+    match _find_kind(path):
+        case "NIfTI":
+            return read_nifti(path, number)
+        case "ITK":
+            return read_itk(path, number)
+    if number:
+        raise InputError(f"{path}: volume {number} was asked for; a picture holds one")
+    return read_picture(path)
+
+
+def read_grid(path: Path) -> Volume:
+    """Shape and affine alone, in a volume of zeros that take no memory. Of a scan the header is read, a picture whole.
+
+    Raises:
+        InputError: as ``read_volume``, but for what only the voxels tell.
+    """
+    match _find_kind(path):
+        case "NIfTI":
+            return read_nifti_grid(path)
+        case "ITK":
+            return read_itk_grid(path)
+    return read_picture(path)
+
+
+def _find_kind(path: Path) -> str:
     if path.is_dir():
         raise InputError(f"{path}: a folder, not an image file; name a file in it")
     if not path.exists():
         raise InputError(f"{path}: no such file; check the path")
     name = path.name.lower()
     if name.endswith(NIFTI_ENDINGS):
-        return read_nifti(path, number)
+        return "NIfTI"
     if path.suffix.lower() in ITK_ENDINGS:
-        return read_itk(path, number)
+        return "ITK"
     if not name.endswith(PICTURE_ENDINGS):
         raise InputError(f"{path}: not an image; known endings are {', '.join(ENDINGS)}")
-    if number:
-        raise InputError(f"{path}: volume {number} was asked for; a picture holds one")
-    return read_picture(path)
+    return "picture"
