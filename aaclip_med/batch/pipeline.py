@@ -18,6 +18,7 @@ from aaclip_med.batch.outputs import CaseWriter
 from aaclip_med.batch.reader import Limits, Reader, StoppedError
 from aaclip_med.batch.records import Record, Row, describe_case, describe_failure
 from aaclip_med.data.sources import Source
+from aaclip_med.data.volumes import printable
 from aaclip_med.errors import AaclipError, InputError, OutputError
 from aaclip_med.inference.case import finish_case
 from aaclip_med.inference.cutting import Cutting
@@ -179,7 +180,7 @@ class Pipeline:
         except (AaclipError, MemoryError) as error:
             return self._fail(case.source, case.organ, error)
         record = describe_case(case.source.name, volume, scored, self.marks)
-        put_right = case.source.series.problems if case.source.series else ()
+        put_right = case.source.series.put_right if case.source.series else ()
         record["volume"]["flags"] = _hide_paths("; ".join((*put_right, *problems)), case.source, case.organ)
         seconds = time.perf_counter() - clock
         self.stages.add(writing=seconds)
@@ -198,10 +199,10 @@ class Pipeline:
 
 
 def _hide_paths(text: str, source: Source, organ: Path | None) -> str:
-    """Names of folders may name patients: of the case's own paths only the last part stays."""
+    """Names of folders may name patients: of the case's own paths only the last part stays, escaped where it is no UTF-8."""
     for path in sorted({source.path, *source.files, *((organ,) if organ else ())}, key=lambda path: -len(str(path))):
-        text = text.replace(str(path), path.name)
-    return text
+        text = text.replace(str(path), path.name or str(path))
+    return printable(text)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from aaclip_med.batch.records import INPUTS, LESIONS, SLICES, VOLUMES, Record, R
 from aaclip_med.batch.report.page import write_report
 from aaclip_med.batch.tables import write_table
 from aaclip_med.data.sources import Found, Source
+from aaclip_med.data.volumes import printable
 from aaclip_med.data.writing import prepare_output_folder, write_json
 from aaclip_med.inference.cutting import Cutting, check_calibrated_alike
 from aaclip_med.inference.operating import Aim, OperatingPoint, choose_operating_point
@@ -141,7 +142,7 @@ class Batch:
     def finish(self, found: Found) -> None:
         """Write the tables, the page and ``run.json`` of what is recorded, in the order of ``found``; one process at a time."""
         with lock_folder(self.out, ".lock-tables", wait=True):
-            inputs = {source.name: str(source.path) for source in found.sources}
+            inputs = {source.name: printable(str(source.path)) for source in found.sources}
             write_table(self.out, "volumes", VOLUMES, (record["volume"] for record in self._records(found)))
             write_table(self.out, "slices", SLICES, (row for record in self._records(found) for row in record["slices"]))
             write_table(self.out, "lesions", LESIONS, (row for record in self._records(found) for row in record["lesions"]))

@@ -96,8 +96,9 @@ def write_index(cases: Sequence[Case], path: str | Path) -> None:
         OutputError: the file cannot be written.
     """
     folder = Path(path).absolute().parent
-    lines = [json.dumps(_row(case, folder), ensure_ascii=False) + "\n" for case in cases]
-    write_file(path, lambda temporary: temporary.write_text("".join(lines), encoding="utf-8", newline="\n"))
+    text = "".join(json.dumps(_row(case, folder), ensure_ascii=False) + "\n" for case in cases)
+    content = text.encode(errors="backslashreplace")  # bytes of a path that are no UTF-8 become escapes, which JSON reads back
+    write_file(path, lambda temporary: temporary.write_bytes(content))
 
 
 def _read_text(path: Path) -> str:

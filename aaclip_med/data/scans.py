@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from itertools import count
+from itertools import count, takewhile
 from pathlib import Path
 
-from aaclip_med.data.volumes import case_name, find_images
+from aaclip_med.data.volumes import case_name, find_images, printable
 from aaclip_med.errors import InputError
 
 MASK_SUFFIXES = ("_seg", "_segmentation", "_mask", "_label", "_lesion", "_tumour", "_tumor", "_gt")
+MAX_NAME_BYTES = 200
+"""A file's name has 255 at most, and outputs add up to 43 to a case's, a temporary file's mark among them."""
 
 
 def find_scans(paths: Sequence[str | Path]) -> tuple[list[Path], list[Path]]:
@@ -55,20 +59,23 @@ def unique_names(paths: Sequence[str | Path]) -> list[str]:
     """One output name a path, no two alike (not even but for case), each the same whatever the order of ``paths``.
 
     It is the case name. Where several are the same, their folders' names are put before it (``b/a.nii.gz`` -> ``b_a``),
-    as many as it takes; files of one folder that differ in their ending alone keep that (``a_nii_gz``, ``a_nrrd``). The
-    same path given twice is numbered.
+    as many as it takes, up to that of the folder that holds them all; files of one folder that differ in their ending alone
+    keep that (``a_nii_gz``, ``a_nrrd``). What is still the same is numbered, and long names are cut (see ``number_names``).
     """
-    places = [Path(path).parent.resolve() / Path(path).name for path in paths]
-    folders = [place.parent.parts[1:] for place in places]
+    places = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100  (a link's target is no name that was given)
+    levels = zip(*(place.parent.parts for place in places), strict=False)
+    shared = len(list(takewhile(lambda level: len(set(level)) == 1, levels)))
+    folders = [tuple(map(printable, place.parent.parts[max(1, shared - 1) :])) for place in places]
     in_folder = Counter((place.parent, case_name(place).casefold()) for place in set(places))
-    stems = [case_name(p) if in_folder[p.parent, case_name(p).casefold()] == 1 else p.name.replace(".", "_") for p in places]
+    is_alone = [in_folder[place.parent, case_name(place).casefold()] == 1 for place in places]
+    stems = [case_name(p) if alone else printable(p.name).replace(".", "_") for p, alone in zip(places, is_alone, strict=True)]
     depths = [0] * len(places)
     while True:
         names = ["_".join((*f[len(f) - d :], s)) for f, d, s in zip(folders, depths, stems, strict=True)]
         groups: dict[str, list[int]] = defaultdict(list)
         for i, name in enumerate(names):
             groups[name.casefold()].append(i)
-        clashes = [group for group in groups.values() if len(group) > 1]
+        clashes = [group for group in groups.values() if len({places[i].parent for i in group}) > 1]
         deeper = [
             i for group in clashes for i in group if depths[i] == max(depths[j] for j in group) and depths[i] < len(folders[i])
         ]
@@ -76,9 +83,29 @@ def unique_names(paths: Sequence[str | Path]) -> list[str]:
             break
         for i in deeper:
             depths[i] += 1
-    for group in clashes:
-        for i in sorted(group, key=lambda i: places[i])[1:]:
-            taken = {name.casefold() for name in names}
-            number = next(n for n in count(2) if f"{names[i]}_{n}".casefold() not in taken)
-            names[i] += f"_{number}"
-    return names
+    order = sorted(range(len(places)), key=lambda i: places[i])
+    numbered = dict(zip(order, number_names([names[i] for i in order]), strict=True))
+    return [numbered[i] for i in range(len(places))]
+
+
+def number_names(names: Sequence[str]) -> list[str]:
+    """Names that outputs can have: above 200 bytes cut, with a hash; of those alike but for case, the later ones numbered."""
+    cut = [_shorten(name) for name in names]
+    taken = {name.casefold() for name in cut}
+    given: set[str] = set()
+    unique = []
+    for name in cut:
+        if name.casefold() in given:
+            name = next(new for n in count(2) if (new := f"{name}_{n}").casefold() not in taken)
+            taken.add(name.casefold())
+        given.add(name.casefold())
+        unique.append(name)
+    return unique
+
+
+def _shorten(name: str) -> str:
+    stored = name.encode()
+    if len(stored) <= MAX_NAME_BYTES:
+        return name
+    digest = hashlib.sha256(stored).hexdigest()[:8]
+    return f"{stored[: MAX_NAME_BYTES - 9].decode(errors='ignore')}-{digest}"

@@ -16,7 +16,7 @@ import numpy as np
 from aaclip_med.data.index import Case, join
 from aaclip_med.data.planes import SlicePlan, plan_volume
 from aaclip_med.data.sources import read_source
-from aaclip_med.data.volumes import Volume, read_mask
+from aaclip_med.data.volumes import Volume, read_mask, walk_files
 from aaclip_med.data.windowing import apply_window, find_range, flat_error, scale_values
 from aaclip_med.data.writing import atomic_path
 from aaclip_med.errors import InputError
@@ -274,7 +274,7 @@ class Digests:
 
     def of(self, path: Path) -> str:
         """The digest of a file, or of all files in a folder."""
-        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        files = sorted(file for file in walk_files(path) if file.is_file()) if path.is_dir() else [path]
         return hashlib.sha256("".join(self._of_file(file) for file in files).encode()).hexdigest()
 
     def _of_file(self, path: Path) -> str:

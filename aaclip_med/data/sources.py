@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aaclip_med.data.dicom import Series, list_series, looks_like_dicom, read_series
-from aaclip_med.data.scans import find_scans, unique_names
-from aaclip_med.data.volumes import ENDINGS, Volume, is_image_file, read_volume
+from aaclip_med.data.scans import find_scans, number_names, unique_names
+from aaclip_med.data.volumes import ENDINGS, Volume, is_image_file, read_volume, walk_files
 from aaclip_med.errors import InputError
 
 Spacing = tuple[float, float, float]
@@ -33,6 +33,11 @@ class Source:
     read: Callable[[], Volume]
     series: Series | None = None
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether there is something to read: False for a DICOM series that is damaged, or in a form that is not read."""
+        return self.series is None or bool(self.series.parts)
+
 
 class PassedOver(NamedTuple):
     """What lies among the inputs and is no scan."""
@@ -51,8 +56,9 @@ class Found(NamedTuple):
 def find_sources(paths: Sequence[str | Path], number: int | None = None, spacing_mm: Spacing | None = None) -> Found:
     """Every volume among files and folders, and what was passed over: masks, earlier heatmaps, DICOM objects that are no scan.
 
-    A DICOM series of several volumes (echoes, time points) is a source for each, ``<series>_1`` the first. ``number``: which
-    volume of 4-D files. ``spacing_mm``: see ``data.dicom.read_series``.
+    A DICOM series of several volumes (echoes, time points) is a source for each, ``<series>_1`` the first; one that is
+    damaged, or in a form that is not read, is a source whose ``read`` says so. ``number``: which volume of 4-D files.
+    ``spacing_mm``: see ``data.dicom.read_series``.
 
     Raises:
         InputError: a path does not exist, or nothing in it is an image.
@@ -82,16 +88,17 @@ def find_sources(paths: Sequence[str | Path], number: int | None = None, spacing
             for name, path in zip(unique_names(scans), scans, strict=True)
         ]
     for series in list_series(dicom) if dicom else []:
-        if series.refused and not series.parts:
+        if not series.is_scan:
             passed_over.append(PassedOver(series.files[0], f"{series.name}: {series.refused}"))
             continue
         for n in range(max(1, series.volumes)):
             name = series.name if series.volumes <= 1 else f"{series.name}_{n + 1}"
             part = replace(series, parts=series.parts[n : n + 1])  # only the one is decoded: a series may hold hundreds
-            sources.append(Source(name, series.files[0].parent, series.files, partial(_read_part, part, spacing_mm), part))
+            sources.append(Source(name, series.path, series.files, partial(_read_part, part, spacing_mm), part))
     if not sources:
         raise InputError(f"{passed_over[0].path}: no scan among the inputs ({passed_over[0].reason})")
-    return Found(sources, passed_over)
+    names = number_names([source.name for source in sources])
+    return Found([replace(source, name=name) for source, name in zip(sources, names, strict=True)], passed_over)
 
 
 def read_source(path: Path, allow_blank_picture: bool = False) -> Volume:
@@ -102,14 +109,15 @@ def read_source(path: Path, allow_blank_picture: bool = False) -> Volume:
     """
     if not path.is_dir() and (is_image_file(path) or not looks_like_dicom(path)):
         return read_volume(path, allow_blank_picture)
-    sources, _ = find_sources([path])
+    found = find_sources([path]).sources
+    sources = [source for source in found if source.is_sound] or found
     if len(sources) != 1:
         raise InputError(f"{path}: {len(sources)} volumes in it; name a folder with one series of one volume")
     return sources[0].read()
 
 
 def _holds(folder: Path, is_one: Callable[[Path], bool]) -> bool:
-    return any(is_one(file) for file in folder.rglob("*") if not file.name.startswith(".") and file.is_file())
+    return any(is_one(file) for file in walk_files(folder))
 
 
 def _is_result(path: Path, named: Sequence[Path]) -> bool:

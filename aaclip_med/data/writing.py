@@ -21,7 +21,7 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 
-from aaclip_med.data.volumes import ITK_ENDINGS, LPS_TO_RAS, Volume
+from aaclip_med.data.volumes import ITK_ENDINGS, LPS_TO_RAS, Volume, printable
 from aaclip_med.errors import InputError, OutputError
 
 _GEOMETRY_FIELDS = (
@@ -130,6 +130,8 @@ def write_image(path: str | Path, array: np.ndarray[Any, Any], like: Volume, not
 
 
 def _write_itk(image: sitk.Image, path: Path) -> None:
+    if str(path) != printable(str(path)):  # on which SimpleITK ends the process
+        raise OSError(errno.EILSEQ, "NRRD and MetaImage need a path in UTF-8")
     try:
         sitk.WriteImage(image, str(path), useCompression=True)
     except RuntimeError as error:  # SimpleITK's only error, and its text names no cause
@@ -151,7 +153,8 @@ def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[s
 
 
 def write_json(path: str | Path, content: object) -> None:
-    """Write ``content`` as indented UTF-8 JSON. NaN and infinite numbers become null; numpy values and paths are taken.
+    """Write ``content`` as indented UTF-8 JSON. NaN and infinite numbers become null; numpy values and paths are taken, and
+    names that are no UTF-8 escaped.
 
     Raises:
         OutputError: the file cannot be written.
@@ -202,11 +205,11 @@ def _json_value(value: object) -> object:
     elif isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, Mapping):
-        return {str(key): _json_value(inner) for key, inner in value.items()}
+        return {printable(str(key)): _json_value(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [_json_value(inner) for inner in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    return value
+        value = os.fspath(value)
+    return printable(value) if isinstance(value, str) else value

@@ -66,12 +66,12 @@ class LoadVolumed(LoadImaged):  # type: ignore[misc]
 
 
 def list_scans(folder: str | Path) -> list[dict[str, str]]:
-    """The scans among files and folders as a data list: ``image`` is the path of each.
+    """The scans among files and folders as a data list: ``image`` is the path of each; without damaged DICOM series.
 
     Raises:
         InputError: there is none.
     """
-    return [{"image": str(source.path)} for source in find_sources([folder]).sources]
+    return [{"image": str(source.path)} for source in find_sources([folder]).sources if source.is_sound]
 
 
 def to_volumes(images: torch.Tensor) -> list[Volume]:

@@ -52,7 +52,8 @@ def write_report(
     Args:
         path: the file.
         account: what ``run.json`` says; shown are ``preset``, ``calibrated``, ``calibration_caveat``, ``demonstration``,
-            ``threshold``, ``operating_point``, ``adapters_hash``, ``tower_hash``, ``aaclip_med`` (version), ``date``.
+            ``threshold``, ``operating_point``, ``adapters_hash``, ``tower_hash``, ``aaclip_med`` (version), ``date``,
+            ``passed_over``.
         rows: the ``volumes`` table, failed cases with their ``error`` included.
         lesions: the ``lesions`` table; the first 50 candidates of a case are listed.
         previews: called with a case's name; what ``draw_preview`` made, or None. Bytes that are damaged or of another

@@ -20,11 +20,12 @@ def list_notices(account: Mapping[str, Any]) -> list[str]:
 
 
 def list_facts(account: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Names and texts: scores, operating point, model, version, date."""
+    """Names and texts: scores, operating point, model, version, date, what was passed over."""
     if not account.get("calibrated"):
         scores = "not calibrated: they order cases, and no error rate is known"
     else:
         scores = "calibrated on normal scans" + (f"; {caveat}" if (caveat := account.get("calibration_caveat")) else "")
+    passed_over = len(account.get("passed_over", ()))
     adapters, tower = account.get("adapters_hash"), account.get("tower_hash")
     return [
         ("Scores", scores),
@@ -32,6 +33,7 @@ def list_facts(account: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Model", f"adapters {adapters[:12]}" if adapters else f"no adapters, tower {str(tower)[:12]}"),
         ("Version", f"aaclip-med {account.get('aaclip_med', 'unknown')}"),
         ("Date", str(account.get("date") or "not stated")),
+        *([("Passed over", f"{passed_over} that are no scans of this run, see run.json")] if passed_over else []),
     ]
 
 

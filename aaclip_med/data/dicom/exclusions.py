@@ -1,12 +1,13 @@
-"""Which DICOM objects are no scans, and which are damaged beyond reading, by their headers."""
+"""Which DICOM objects are no scans, which cannot be read as one, and which are damaged, by their headers."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 
-from aaclip_med.data.dicom.headers import number, sequence, text, transfer_syntax, value
+from aaclip_med.data.dicom.headers import number, quiet, sequence, text, transfer_syntax, value
 
 MAX_BYTES = 16 * 1024**3
 
@@ -33,15 +34,11 @@ def why_no_scan(header: Dataset) -> str | None:
     kind = _NO_SCANS.get(modality) or kind
     if kind:
         return f"{kind}, not a scan; name the folder of the scan itself"
-    if not number(header, "Rows") or not number(header, "Columns"):
+    if not _has_size(header) and not _is_image_class(sop_class):
         return "no image in it (no Rows and Columns); name the folder of the scan itself"
     image_type = {part.strip().upper() for part in text(header, "ImageType").split("\\")}
     if "LOCALIZER" in image_type:
         return "a localiser (scout), not a scan; name the scan that was planned on it"
-    if "MOSAIC" in image_type:
-        return "a Siemens mosaic (all slices tiled into one picture); convert it to NIfTI with dcm2niix and read that"
-    if (number(header, "SamplesPerPixel") or 1) > 1 or "PALETTE" in text(header, "PhotometricInterpretation").upper():
-        return "colour pixels; only grey scans are read as volumes, save single pictures as PNG"
     if image_type & _SCREENSHOTS:
         return "a screenshot, not a scan; name the series it was taken from"
     if f"{sop_class}.".startswith(f"{_SECONDARY_CAPTURE}.") and not (
@@ -51,10 +48,21 @@ def why_no_scan(header: Dataset) -> str | None:
     return None
 
 
+def why_unsupported(header: Dataset) -> str | None:
+    """Why an image of a scan is in a form that is not read, and what to do; None where it is in one that is."""
+    if "MOSAIC" in text(header, "ImageType").upper().split("\\"):
+        return "a Siemens mosaic (all slices tiled into one picture); convert it to NIfTI with dcm2niix and read that"
+    if (number(header, "SamplesPerPixel") or 1) > 1 or "PALETTE" in text(header, "PhotometricInterpretation").upper():
+        return "colour pixels; only grey scans are read as volumes, save single pictures as PNG"
+    return None
+
+
 def why_damaged(path: Path, header: Dataset, per_frame: list[Dataset]) -> str | None:
     """Why an image cannot be read, by its header and the file's size, and what to do; None where nothing speaks against it."""
     rows, columns, bits = (number(header, key) or 0.0 for key in ("Rows", "Columns", "BitsAllocated"))
     frames = number(header, "NumberOfFrames") or 1
+    if not _has_size(header):
+        return f"{path.name} has no image in it (no Rows and Columns); copy or export it again"
     if bits not in (8, 16, 32, 64):
         return f"{path.name} has BitsAllocated {bits:g}; 8, 16, 32 and 64 are read, export it again"
     stored = number(header, "BitsStored")
@@ -78,3 +86,13 @@ def why_damaged(path: Path, header: Dataset, per_frame: list[Dataset]) -> str | 
     if per_frame and len(per_frame) != frames:
         return f"{path.name} declares {frames:.0f} frames but describes {len(per_frame)}; export it again"
     return None
+
+
+def _has_size(header: Dataset) -> bool:
+    return bool(number(header, "Rows") and number(header, "Columns"))
+
+
+def _is_image_class(sop_class: str) -> bool:
+    """Whether the standard calls it an image; so is taken what does not say its class, as a file that ends too early."""
+    with quiet():
+        return not sop_class or "Image" in UID(sop_class).name

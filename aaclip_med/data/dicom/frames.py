@@ -13,7 +13,7 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 
-from aaclip_med.data.dicom.exclusions import why_damaged, why_no_scan
+from aaclip_med.data.dicom.exclusions import why_damaged, why_no_scan, why_unsupported
 from aaclip_med.data.dicom.headers import number, numbers, sequence, text, value
 
 _OPT = "1.2.840.10008.5.1.4.1.1.77.1.5.4"
@@ -67,17 +67,19 @@ class Frame:
 class Instance:
     """One file: its frames, or why it has none.
 
-    series: what groups files into a series. left_out: why it is no slice of a scan. damaged: why it spoils its series.
-    has_units: whether a CT says how its pixels become Hounsfield units.
+    study, series: what groups files into a series. left_out: why it is no slice that is read; is_scan: whether it is one of a
+    scan all the same. damaged: why it spoils its series. has_units: whether a CT says how its pixels become Hounsfield units.
     """
 
     path: Path
+    study: str
     series: str
     modality: str
     number: int | None
     description: str
     frames: tuple[Frame, ...] = ()
     left_out: str | None = None
+    is_scan: bool = True
     damaged: str | None = None
     has_uid: bool = True
     is_burned_in: bool = False
@@ -98,12 +100,14 @@ def describe_instance(path: Path, header: Dataset) -> Instance:
     modality = re.sub(r"[^A-Z0-9]", "", text(header, "Modality").upper())[:8] or "OT"
     description = "".join(c if c.isprintable() else " " for c in text(header, "SeriesDescription"))[:40].strip()
     per_frame = sequence(header, "PerFrameFunctionalGroupsSequence")
-    left_out = why_no_scan(header)
+    no_scan = why_no_scan(header)
+    left_out = no_scan or why_unsupported(header)
     damaged = None if left_out else why_damaged(path, header, per_frame)
     frames = () if left_out or damaged else _list_frames(path, header, per_frame)
     return Instance(
-        path, series, modality, None if series_number is None else int(series_number), description, frames, left_out,
-        damaged, bool(uid), text(header, "BurnedInAnnotation").upper() == "YES", modality != "CT" or _is_scaled(header),
+        path, text(header, "StudyInstanceUID"), series, modality, None if series_number is None else int(series_number),
+        description, frames, left_out, no_scan is None, damaged, bool(uid),
+        text(header, "BurnedInAnnotation").upper() == "YES", modality != "CT" or _is_scaled(header),
     )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import UID, AllTransferSyntaxes, ImplicitVRLittleEndian
 
+from aaclip_med.data.volumes import walk_files
 from aaclip_med.errors import InputError
 
 UNREADABLE = (
@@ -91,8 +92,7 @@ def find_dicom(paths: Sequence[str | Path]) -> list[Path]:
     for given in map(Path, paths):
         path = given.parent if given.name.upper() == "DICOMDIR" and given.is_file() else given
         if path.is_dir():
-            inside = [p for p in path.rglob("*") if _is_candidate(p.relative_to(path)) and p.is_file()]
-            files = [p for p in inside if looks_like_dicom(p)]
+            files = [file for file in walk_files(path) if file.name.upper() != "DICOMDIR" and looks_like_dicom(file)]
             if not files:
                 raise InputError(f"{path}: no DICOM file in this folder; check the path")
         elif not path.exists():
@@ -206,7 +206,3 @@ def transfer_syntax(header: Dataset) -> UID | None:
 
 def _is_list(found: Any) -> bool:
     return hasattr(found, "__iter__") and not isinstance(found, str | bytes)
-
-
-def _is_candidate(path: Path) -> bool:
-    return not any(part.startswith(".") for part in path.parts) and path.name.upper() != "DICOMDIR"

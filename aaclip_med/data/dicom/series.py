@@ -20,7 +20,8 @@ from aaclip_med.data.dicom.geometry import GeometryError, count_slices, name_pla
 from aaclip_med.data.dicom.headers import find_dicom, read_header
 from aaclip_med.data.dicom.parts import Part, split_frames
 from aaclip_med.data.dicom.pixels import read_stacks
-from aaclip_med.data.dicom.stacking import Spacing, plan_stack
+from aaclip_med.data.dicom.stacking import NOT_COMPARED, Spacing, plan_stack
+from aaclip_med.data.scans import number_names
 from aaclip_med.data.volumes import Volume
 from aaclip_med.errors import InputError
 
@@ -29,11 +30,13 @@ from aaclip_med.errors import InputError
 class Series:
     """What a series is, by its headers alone.
 
-    name: short, stable and without the patient: modality, series number, hash of the SeriesInstanceUID.
+    name: short, stable and without the patient: modality, series number, hash of the SeriesInstanceUID (where several studies
+    have the same, of both UIDs); numbered where two would still have one name.
     description: SeriesDescription, printable, at most 40 characters.
     shape, spacing: (I, J, K) and mm of the first volume as it would be read; zeros where that is not known.
     plane: in which the slices lie: axial, coronal, sagittal, oblique (20 degrees or more off), none.
-    problems: what is wrong, and what was put right. refused: why it cannot be read and what to do, or None.
+    problems: what is wrong, and what was put right. refused: why it cannot be read and what to do, or None. is_scan: False for
+    objects of other kinds, localisers and screenshots, which nobody misses.
     """
 
     name: str
@@ -47,6 +50,19 @@ class Series:
     volumes: int
     files: tuple[Path, ...]
     parts: tuple[Part, ...] = field(default=(), repr=False)
+    is_scan: bool = True
+
+    @property
+    def path(self) -> Path:
+        """The file where there is only one, else the deepest folder with all of them."""
+        if len(self.files) == 1:
+            return self.files[0]
+        return Path(os.path.commonpath([file.parent for file in self.files]))
+
+    @property
+    def put_right(self) -> tuple[str, ...]:
+        """``problems`` of a series that was read: its repeats, which are then known to show the same, were dropped."""
+        return tuple(problem.replace(NOT_COMPARED, "dropped, it shows the same") for problem in self.problems)
 
 
 def list_series(paths: Sequence[str | Path]) -> list[Series]:
@@ -57,7 +73,7 @@ def list_series(paths: Sequence[str | Path]) -> list[Series]:
     Raises:
         InputError: a path does not exist, a named file is not DICOM, or there is no DICOM file at all.
     """
-    groups: dict[str, list[Instance]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[Instance]] = defaultdict(list)
     damaged = []
     for path in find_dicom(paths):
         try:
@@ -67,10 +83,14 @@ def list_series(paths: Sequence[str | Path]) -> list[Series]:
             continue
         if header is not None:
             instance = describe_instance(path, header)
-            groups[instance.series].append(instance)
+            groups[instance.study, instance.series].append(instance)
     if not groups and not damaged:
         raise InputError(f"{', '.join(map(str, paths))}: a DICOMDIR without the files it lists; copy the whole folder")
-    return sorted([_describe_series(*group) for group in groups.items()] + damaged, key=lambda series: series.files[0])
+    studies = Counter(series for _, series in groups)
+    found = [_describe_series(group, studies[series] > 1) for (_, series), group in groups.items()]
+    found = sorted(found + damaged, key=lambda series: series.files[0])
+    names = number_names([series.name for series in found])
+    return [replace(series, name=name) for series, name in zip(found, names, strict=True)]
 
 
 def read_series(series: Series, spacing_mm: Spacing | None = None) -> list[Volume]:
@@ -86,7 +106,7 @@ def read_series(series: Series, spacing_mm: Spacing | None = None) -> list[Volum
     Raises:
         InputError: the series is refused, the spacing is not positive, the pixels cannot be decoded, or hold one value.
     """
-    path = _common_path(series.files)
+    path = series.path
     if spacing_mm is not None and not all(0 < s < float("inf") for s in spacing_mm):
         raise InputError(f"{path}: spacing {spacing_mm} mm; give three positive numbers")
     if series.refused and (spacing_mm is None or not series.parts):
@@ -104,9 +124,10 @@ def read_series(series: Series, spacing_mm: Spacing | None = None) -> list[Volum
     return volumes
 
 
-def _describe_series(key: str, instances: list[Instance]) -> Series:
+def _describe_series(instances: list[Instance], with_study: bool) -> Series:
+    """``with_study``: another study has a series of the same UID, as anonymisers leave behind that give all the same."""
     first = instances[0]
-    digest = hashlib.sha256(_without_folder(first, key).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(_list_identity(first, with_study).encode()).hexdigest()[:8]
     series = Series(
         name="-".join([first.modality, *([] if first.number is None else [str(first.number)]), digest]),
         modality=first.modality,
@@ -135,7 +156,8 @@ def _describe_series(key: str, instances: list[Instance]) -> Series:
     left_out = Counter(instance.left_out for instance in instances if instance.left_out)
     frames = [frame for instance in instances for frame in instance.frames]
     if not frames:
-        return replace(series, problems=tuple(problems), refused=next(reason for reason in left_out if reason))
+        one = next((instance for instance in instances if instance.is_scan), first)
+        return replace(series, problems=tuple(problems), refused=one.left_out, is_scan=one.is_scan)
     problems += [f"{count} of {len(instances)} files left out: {reason}" for reason, count in left_out.items()]
     flat = next((frame.path.name for frame in frames if frame.slope == 0), None)
     if flat:
@@ -145,7 +167,7 @@ def _describe_series(key: str, instances: list[Instance]) -> Series:
     try:
         parts = split_frames(frames, problems)
     except GeometryError as error:
-        return replace(series, problems=tuple(problems), refused=str(error))
+        return replace(series, problems=tuple(problems), refused=str(error), is_scan=False)
     stacks, refused = [], None
     for part in parts:
         try:
@@ -171,9 +193,11 @@ def _describe_series(key: str, instances: list[Instance]) -> Series:
     )
 
 
-def _without_folder(first: Instance, key: str) -> str:
-    """What is hashed: the UID, or the grouping keys without the folder, which differs from machine to machine."""
-    return key if first.has_uid else key.removeprefix(str(first.path.parent))
+def _list_identity(first: Instance, with_study: bool) -> str:
+    """What is hashed: the UIDs, or the grouping keys without the folder, which differs from machine to machine."""
+    if not first.has_uid:
+        return first.series.removeprefix(str(first.path.parent))
+    return f"{first.study}|{first.series}" if with_study else first.series
 
 
 def _describe_damaged(path: Path, reason: str) -> Series:
@@ -191,10 +215,3 @@ def _drop_same_files(frames: list[Frame]) -> tuple[list[Frame], list[str]]:
     copies = len(frames) - len(kept)
     notes = [f"{count_slices(copies)} in a second copy of its file (same SOPInstanceUID): read once"] if copies else []
     return list(kept.values()), notes
-
-
-def _common_path(files: Sequence[Path]) -> Path:
-    """The file where there is only one, else the deepest folder with all of them."""
-    if len(files) == 1:
-        return files[0]
-    return Path(os.path.commonpath([file.parent for file in files]))

@@ -23,6 +23,9 @@ from aaclip_med.data.dicom.pixels import Stack, choose_dtype
 
 Spacing = tuple[float, float, float]
 
+NOT_COMPARED = "dropped if it shows the same, else refused"
+"""Said of a repeat by its header alone."""
+
 GIVE_SPACING = "or give the voxel spacing (I, J, K in mm)"
 
 
@@ -67,7 +70,7 @@ def plan_stack(part: Part, spacing_mm: Spacing | None) -> tuple[Stack, list[str]
         return _stack_in_order(frames, axes, spacing_mm), notes
     frames, copies = _order_by_depth(frames, depths)
     if copies:
-        notes.append(f"{count_slices(len(copies))} at a position that is taken: dropped if it shows the same, else refused")
+        notes.append(f"{count_slices(len(copies))} at a position that is taken: {NOT_COMPARED}")
     positions = np.array([frame.position for frame in frames])
     distances = positions @ axes[2]
     notes += _describe_mixture(frames)

@@ -19,6 +19,8 @@ from aaclip_med.data.volumes.volume import (
     find_images,
     is_image_file,
     is_visible,
+    printable,
+    walk_files,
 )
 
 __all__ = [
@@ -34,8 +36,10 @@ __all__ = [
     "fit_mask",
     "is_image_file",
     "is_visible",
+    "printable",
     "read_grid",
     "read_mask",
     "read_unchecked",
     "read_volume",
+    "walk_files",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,10 +65,37 @@ def is_image_file(path: str | Path) -> bool:
 
 def case_name(path: str | Path) -> str:
     """The file name without its ending: ``a.b.nii.gz`` -> ``a.b``. An unknown ending is cut if it is letters (``.dcm``)."""
-    name = Path(path).name
+    name = printable(Path(path).name)
     suffix = Path(name).suffix if Path(name).suffix[1:].isalpha() else ""
     ending = next((ending for ending in ENDINGS if name.lower().endswith(ending)), suffix)
     return name[: len(name) - len(ending)]
+
+
+def printable(text: str) -> str:
+    r"""The text with the bytes of a file name that are no UTF-8 as ``\xe9``, so that it can be written anywhere."""
+    return text.encode(errors="backslashreplace").decode().replace(r"\udc", r"\x")
+
+
+def walk_files(folder: Path) -> Iterator[Path]:
+    """Everything in a folder, to the bottom, that is no folder and not hidden, nor in one that is.
+
+    Links to folders are followed after all else, each folder once, so that a loop ends.
+    """
+    visited = set()
+    waiting = [folder]
+    while waiting:
+        linked = []
+        for top in waiting:
+            for place, folders, files in os.walk(top):
+                state = Path(place).stat()
+                if (state.st_dev, state.st_ino) in visited:
+                    folders.clear()
+                    continue
+                visited.add((state.st_dev, state.st_ino))
+                folders[:] = sorted(name for name in folders if not name.startswith("."))
+                linked += [path for name in folders if (path := Path(place, name)).is_symlink()]
+                yield from (Path(place, name) for name in sorted(files) if not name.startswith("."))
+        waiting = linked
 
 
 def find_images(paths: Sequence[str | Path]) -> list[Path]:
@@ -79,8 +107,7 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     found: dict[Path, Path] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            inside = [p for p in path.rglob("*") if is_visible(p.relative_to(path)) and is_image_file(p)]
-            images = [p for p in inside if not p.is_dir()]
+            images = [file for file in walk_files(path) if is_image_file(file)]
             if not images:
                 raise InputError(f"{path}: no image in this folder; known endings are {', '.join(ENDINGS)}")
         elif not path.exists():
