@@ -104,6 +104,7 @@ def run_demo(options: argparse.Namespace) -> int:
 
 
 def make_cutting(options: argparse.Namespace) -> Any:
+    """How cases are cut. Refuses options that are no use to any case before one is read."""
     from aaclip_med.inference.cutting import Cutting
 
     mask = Path(options.mask) if options.mask else None
@@ -113,7 +114,18 @@ def make_cutting(options: argparse.Namespace) -> Any:
     if slices is not None and not 0 <= slices[0] <= slices[1]:
         raise InputError(f"--slices {slices[0]} {slices[1]}: first and last, counted from 0")
     spacing = tuple(options.spacing) if getattr(options, "spacing", None) else None
-    return Cutting(options.plane, slices, getattr(options, "stride", 1), mask, getattr(options, "volume", None), spacing)
+    if spacing is not None and not all(0 < step < float("inf") for step in spacing):
+        raise InputError(f"--spacing {' '.join(f'{step:g}' for step in spacing)}: three positive numbers, in mm")
+    stride = getattr(options, "stride", 1)
+    if stride < 1:
+        raise InputError(f"--stride {stride}: take 1 or more")
+    volume = getattr(options, "volume", None)
+    if volume is not None and volume < 0:
+        raise InputError(f"--volume {volume}: volumes are counted from 0")
+    minimum_ml = getattr(options, "minimum_ml", 0.0)
+    if not minimum_ml >= 0:
+        raise InputError(f"--minimum-ml {minimum_ml:g}: take 0 or more")
+    return Cutting(options.plane, slices, stride, mask, volume, spacing)
 
 
 def _window(options: argparse.Namespace) -> Window | None:

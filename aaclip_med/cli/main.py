@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -194,4 +195,6 @@ def _complain(message: str, code: int) -> int:
 def run() -> None:
     """Entry point of the installed command and of ``python -m aaclip_med``."""
     os.environ.setdefault("KMP_WARNINGS", "0")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as the error stream's: a path that is no UTF-8 ends no run
     sys.exit(main())

@@ -132,6 +132,8 @@ def run_score(options: argparse.Namespace) -> int:
     if options.progress != "json":
         cases = tally.done + tally.failed
         print(f"{tally.done} of {cases} cases scored, {tally.candidates} candidates; see {options.out}")
+        if found.passed_over:
+            print(f"{len(found.passed_over)} passed over as no scans of this run; see run.json")
     return judge(tally.failed, tally.done)
 
 
