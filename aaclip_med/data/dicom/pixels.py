@@ -22,6 +22,7 @@ from aaclip_med.data.dicom.frames import Frame
 from aaclip_med.data.dicom.geometry import SAME_POSITION_MM, Array, Grid
 from aaclip_med.data.dicom.guard import GUARD, decode_here
 from aaclip_med.data.dicom.headers import number, numbers, read_with_pixels, sequence, transfer_syntax, value
+from aaclip_med.data.volumes.checks import to_native
 from aaclip_med.errors import InputError
 
 
@@ -136,7 +137,7 @@ class _Pixels:
         if frame.slope is None or frame.intercept is None:
             stored = self._look_up(stored)
         elif frame.is_float:
-            stored = (stored * np.float64(frame.slope) + frame.intercept).astype(np.float32)
+            stored = to_native(self.path, stored * np.float64(frame.slope) + frame.intercept)
         elif frame.intercept:
             stored = stored.astype(np.int64) + int(frame.intercept)
         return stored.T, None if padding is None else padding.T

@@ -76,11 +76,18 @@ def check_affine(path: Path, affine: np.ndarray[Any, Any]) -> None:
         raise InputError(f"{path}: the affine is singular (its axes lie in one plane); correct the header")
 
 
-def to_native(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Native byte order; float16, float64 and wider become float32."""
+def to_native(path: Path, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Native byte order; float16, float64 and wider become float32.
+
+    Raises:
+        InputError: values are too large for float32.
+    """
     if np.issubdtype(array.dtype, np.floating):
-        with np.errstate(over="ignore"):
-            return array.astype(np.float32, copy=False)
+        try:
+            with np.errstate(over="raise"):
+                return array.astype(np.float32, copy=False)
+        except FloatingPointError:
+            raise InputError(f"{path}: voxels that are too large for float32 (beyond 3.4e38); rescale them") from None
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 

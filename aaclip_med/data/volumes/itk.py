@@ -20,7 +20,7 @@ from aaclip_med.data.volumes.checks import (
     explain_unreadable,
     to_native,
 )
-from aaclip_med.data.volumes.volume import ITK_ENDINGS, LPS_TO_RAS, Volume
+from aaclip_med.data.volumes.volume import ITK_ENDINGS, LPS_TO_RAS, Volume, printable
 from aaclip_med.errors import InputError
 
 _META_FILE = re.compile(rb"^ElementDataFile *= *([^\r\n]+?) *\r?\n", re.MULTILINE)
@@ -44,7 +44,7 @@ def read_itk(path: Path, number: int | None) -> Volume:
     except (*UNREADABLE, RuntimeError) as error:
         raise explain_unreadable(path, "NRRD or MetaImage", error) from None
     array, shape = choose_volume(array, number)
-    return Volume(to_native(array), affine, path, None, shape, is_picture=False)
+    return Volume(to_native(path, array), affine, path, None, shape, is_picture=False)
 
 
 def read_itk_grid(path: Path) -> Volume:
@@ -65,6 +65,8 @@ def read_itk_grid(path: Path) -> Volume:
 
 def _open(path: Path, number: int | None) -> tuple[sitk.ImageFileReader, np.ndarray[Any, Any], int]:
     """A reader whose header is read and checked, the affine, and how many bytes its voxels take."""
+    if str(path) != printable(str(path)):  # on which SimpleITK ends the process
+        raise InputError(f"{path}: a NRRD or MetaImage whose path is no UTF-8 cannot be opened; rename the file or folder")
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO(ITK_ENDINGS[path.suffix.lower()])

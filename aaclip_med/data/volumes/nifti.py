@@ -31,31 +31,34 @@ from aaclip_med.errors import InputError
 Array = np.ndarray[Any, Any]
 
 MAX_PADDING = 1 << 26
+_MM_PER_UNIT = {1: 1000.0, 3: 0.001}
+"""Metre and micron by their codes (nifti1.h); all else is taken for mm, as ITK takes it."""
 
 
 def read_nifti(path: Path, number: int | None) -> Volume:
     """One scan; ``number``: which volume of a 4-D file, from 0. The sform comes before the qform (NIfTI-1, method 3 and 2).
 
+    An affine in metre or micron is turned to mm; the header keeps the unit, and so does what is written in its grid.
+
     Raises:
         InputError: as ``read_volume``.
     """
     try:
-        image, described = _open(path, number)
+        image, affine, described = _open(path, number)
         if _is_compressed(path):
             with gzip.open(path) as stream, _silence_nibabel():
                 # Reading to the very end makes gzip compare its checksum, which nibabel alone does not.
                 files = {"image": stream} | ({"header": str(described)} if described != path else {})
-                array = _load(type(image).from_file_map(image.make_file_map(files)).dataobj)
+                array = _load(type(image).from_file_map(image.make_file_map(files)).dataobj, path)
                 _check_end(path, stream)
         else:
-            array = _load(image.dataobj)
+            array = _load(image.dataobj, path)
     except InputError:
         raise
     except UNREADABLE as error:
         raise explain_unreadable(path, "NIfTI", error) from None
-    affine = np.asarray(image.affine, dtype=np.float64)
     array, shape = choose_volume(array, number)
-    return Volume(to_native(array), affine, path, image.header, shape, is_picture=False)
+    return Volume(to_native(path, array), affine, path, image.header, shape, is_picture=False)
 
 
 def read_nifti_grid(path: Path) -> Volume:
@@ -65,21 +68,21 @@ def read_nifti_grid(path: Path) -> Volume:
         InputError: as ``read_volume``, but for what only the voxels tell.
     """
     try:
-        image, _ = _open(path, None)
+        image, affine, _ = _open(path, None)
     except InputError:
         raise
     except UNREADABLE as error:
         raise explain_unreadable(path, "NIfTI", error) from None
     array, shape = choose_volume(np.broadcast_to(np.uint8(0), image.shape), None)
-    return Volume(array, np.asarray(image.affine, dtype=np.float64), path, image.header, shape, is_picture=False)
+    return Volume(array, affine, path, image.header, shape, is_picture=False)
 
 
 def _is_compressed(path: Path) -> bool:
     return path.name.lower().endswith(".gz")
 
 
-def _open(path: Path, number: int | None) -> tuple[nib.Nifti1Image, Path]:
-    """The image, its header checked and its voxels still on disk, and the file that its header is in."""
+def _open(path: Path, number: int | None) -> tuple[nib.Nifti1Image, Array, Path]:
+    """The image, its header checked and its voxels still on disk, its affine in mm, and the file that its header is in."""
     with _silence_nibabel():
         image = nib.load(path, mmap=False)
     header = image.header
@@ -91,19 +94,21 @@ def _open(path: Path, number: int | None) -> tuple[nib.Nifti1Image, Path]:
     check_shape(path, tuple(header.get_data_shape()), header.get_data_dtype(), number)
     _check_file_size(path, image, _is_compressed(path))
     _check_pixdim(described, type(header))
-    check_affine(path, image.affine)
-    return image, described
+    affine = np.array(image.affine, dtype=np.float64)
+    affine[:3] *= _MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
+    check_affine(path, affine)
+    return image, affine, described
 
 
-def _load(stored: ArrayProxy) -> Array:
+def _load(stored: ArrayProxy, path: Path) -> Array:
     """The voxels, scaled; many of them slice by slice into an array that may be larger than memory."""
     if not is_large(math.prod(stored.shape) * stored.dtype.itemsize):
         whole: Array = np.asanyarray(stored)
         return whole
-    first = to_native(np.asanyarray(stored[..., :1]))
+    first = to_native(path, np.asanyarray(stored[..., :1]))
     array: Array = make_array(tuple(stored.shape[::-1]), first.dtype).T
     for k in range(stored.shape[-1]):
-        array[..., k] = stored[..., k]
+        array[..., k] = to_native(path, np.asanyarray(stored[..., k]))
     return array
 
 
