@@ -146,7 +146,7 @@ def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[s
     Raises:
         OutputError: the file cannot be written.
     """
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
         table = csv.writer(stream, lineterminator="\n")
         table.writerow(columns)
         table.writerows([_csv_cell(row.get(column)) for column in columns] for row in rows)

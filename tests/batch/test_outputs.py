@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import SimpleITK as sitk  # noqa: N813
+from pydicom.data import get_testdata_file
 
 from aaclip_med.batch.progress import choose_progress
 from aaclip_med.batch.records import INPUTS, LESIONS, SLICES, VOLUMES
@@ -75,6 +78,41 @@ def test_parquet_holds_what_csv_holds_and_says_units(scans: Path, tmp_path: Path
     scores = pq.read_table(out / "volumes.parquet").column("score").to_pylist()
     assert scores[5] is None
     assert all(0 <= score <= 1 for score in scores[:5] + scores[6:])
+
+
+def test_names_that_are_no_utf8_or_too_long_stop_no_run(
+    scans: Path, tmp_path: Path, read_tables: Callable[[Path], dict[str, Table]]
+) -> None:
+    study = tmp_path / "study"
+    study.mkdir()
+    for name in (b"lat\xe9.nii.gz", b"n" * 232 + b".nii.gz", b"torn\xff.nii.gz"):
+        shutil.copy(scans / f"case_0{5 * name.startswith(b'torn')}.nii.gz", study / os.fsdecode(name))
+    out = tmp_path / "out"
+    for _ in range(2):  # the second run finds the names of the first again
+        assert main(["score", str(study), *DEMO, "--out", str(out)]) == 3
+    rows = read_tables(out)["volumes"]
+    assert [row["case"][:9] for row in rows] == [r"lat\xe9", "n" * 9, r"torn\xff"]
+    assert r"torn\xff.nii.gz" in rows[2]["error"]
+    inputs = pq.read_table(out / "inputs.parquet").column("input").to_pylist()
+    assert inputs[0] == rf"{study}/lat\xe9.nii.gz"
+    assert len(list((out / "heatmaps").iterdir())) == 2
+
+
+def test_a_damaged_series_is_a_failed_row_and_what_is_passed_over_is_said(
+    scans: Path, tmp_path: Path, read_tables: Callable[[Path], dict[str, Table]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = tmp_path / "study"
+    study.mkdir()
+    shutil.copy(scans / "case_00.nii.gz", study)
+    shutil.copy(scans / "case_00.nii.gz", study / "case_00_seg.nii.gz")
+    whole = Path(get_testdata_file("CT_small.dcm")).read_bytes()
+    (study / "cut.dcm").write_bytes(whole[:300])
+    out = tmp_path / "out"
+    assert main(["score", str(study), *DEMO, "--out", str(out)]) == 3
+    assert [row["status"] for row in read_tables(out)["volumes"]] == ["ok", "failed"]
+    assert "1 of 2 cases scored" in (said := capsys.readouterr().out)
+    assert "1 passed over" in said
+    assert "<dt>Passed over</dt><dd>1 that" in (out / "report.html").read_text()
 
 
 def test_the_page_on_outputs_names_every_column_with_its_unit() -> None:

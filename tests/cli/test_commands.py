@@ -272,6 +272,18 @@ def test_a_faulty_volume_is_named_with_its_fault_and_leaves_no_heatmap(
     assert read_table(tmp_path / "out" / "volumes.csv")[0]["status"] == "failed"
 
 
+@pytest.mark.parametrize(
+    "option", ["--stride 0", "--minimum-ml -1", "--minimum-ml nan", "--spacing 0 1 1", "--spacing 1 1 inf", "--volume -1"]
+)
+def test_options_that_are_no_use_to_any_case_are_refused_before_one_is_read(
+    option: str, study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(study / "images"), "--adapters", "demo", "--out", str(tmp_path / "out"), *option.split()]
+    assert main(["score", *arguments]) == 2
+    assert f"aaclip-med: {option}: " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("command", ["train", "evaluate"])
 def test_a_mask_of_another_shape_is_named(
     command: str, study: Path, adapters: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

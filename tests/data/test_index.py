@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -304,7 +306,9 @@ def test_a_pattern_that_finds_no_patient_is_refused(save: SaveScan, tmp_path: Pa
         (["/d/a.nii.gz", "/d/a.nrrd"], ["a_nii_gz", "a_nrrd"]),
         (["/d/b/A.nii.gz", "/d/c/a.nii.gz"], ["b_A", "c_a"]),
         (["/d/b/a.nii.gz", "/d/c/a.nii.gz", "/d/b_a.nii.gz"], ["d_b_a", "c_a", "b_a"]),
-        (["/d/a.nii.gz", "/d/a.nii.gz", "/d/d_a_2.nii.gz"], ["d_a", "d_a_3", "d_a_2"]),
+        (["/d/a.nii.gz", "/d/a.nii.gz", "/d/a_2.nii.gz"], ["a", "a_3", "a_2"]),
+        (["/d/x/pA/t.nii.gz", "/d/x/pB/t.nii.gz", "/d/x/pB/T.nii.gz"], ["t", "t_nii_gz_2", "T_nii_gz"]),
+        (["/d/x/b/a.nii", "/d/x/b/A.nii", "/d/x/c/a.nii", "/d/x/c/A.nii"], ["b_a_nii_2", "b_A_nii", "c_a_nii_2", "c_A_nii"]),
     ],
 )
 def test_clashing_names_alone_are_told_apart_by_their_folders(paths: list[str], names: list[str]) -> None:
@@ -318,3 +322,22 @@ def test_names_of_relative_paths_come_from_where_they_lie(tmp_path: Path, monkey
     folder.mkdir()
     monkeypatch.chdir(folder)
     assert unique_names(["a.nii.gz", "b/a.nii.gz"]) == ["study_a", "b_a"]
+
+
+def test_no_name_is_longer_than_a_file_s_with_what_outputs_add() -> None:
+    long = ["/d/" + "n" * 232, "/d/" + "n" * 231 + "m", "/d/" + "\u00e9" * 110]
+    names = unique_names(long)
+    assert len(set(names)) == 3
+    assert all(len(name.encode()) <= 200 for name in names)
+    assert names[0].startswith("n" * 191 + "-")
+    assert unique_names(long[:1]) == names[:1]
+
+
+def test_an_index_reads_back_a_name_that_is_no_utf8(tmp_path: Path) -> None:
+    image = tmp_path / os.fsdecode(b"lat\xe9.nii.gz")
+    nib.save(nib.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.eye(4)), image)
+    cases = build_index(tmp_path, "brain-mri", unlabelled_are_normal=True)
+    assert cases[0].patient == "lat\\xe9"
+    write_index(cases, tmp_path / "index.jsonl")
+    (tmp_path / "index.jsonl").read_text(encoding="utf-8")
+    assert [case.image_path for case in read_index(tmp_path / "index.jsonl")] == [image]

@@ -44,6 +44,22 @@ def test_series_are_told_apart_in_one_mixed_and_nested_folder(save_series: SaveS
         np.testing.assert_array_equal(read_series(series)[0].array, pixels.T)
 
 
+def test_series_of_one_uid_in_two_studies_are_not_merged(save_series: SaveSeries, tmp_path: Path) -> None:
+    """As an anonymiser leaves behind that gives every series the same UID."""
+    one, two = make_pixels(seed=1), make_pixels(seed=2)
+    (alone,) = list_series(save_series(one, folder="study/a", StudyInstanceUID="1.2.1"))
+    save_series(two, folder="study/b", StudyInstanceUID="1.2.2", positions=(10, 12, 14, 16, 18))
+    found = list_series([tmp_path])
+    assert len({alone.name, *(series.name for series in found)}) == 3
+    for series, pixels in zip(found, (one, two), strict=True):
+        np.testing.assert_array_equal(read_series(series)[0].array, pixels.T)
+
+
+def test_no_study_uid_and_one_series_uid_are_one_series(save_series: SaveSeries) -> None:
+    (series,) = list_series(save_series(StudyInstanceUID=None))
+    np.testing.assert_array_equal(read_series(series)[0].array, make_pixels().T)
+
+
 def test_no_series_uid_groups_by_folder_frame_of_reference_size_and_orientation(save_series: SaveSeries) -> None:
     a = save_series(folder="s/a", SeriesInstanceUID=None)
     save_series(make_pixels((5, 8, 7)), folder="s/a/b", SeriesInstanceUID="")
@@ -154,8 +170,9 @@ def test_one_uid_for_all_slices_of_two_volumes_loses_none(save_series: SaveSerie
 def test_the_same_picture_twice_at_one_position_is_dropped(save_series: SaveSeries) -> None:
     pixels = make_pixels()[[0, 1, 1, 2, 3, 4]]
     (series,) = list_series(save_series(pixels, positions=(0, 2, 2, 4, 6, 8)))
-    assert "1 slice at a position that is taken" in series.problems[0]
+    assert "1 slice at a position that is taken: dropped if it shows the same, else refused" in series.problems[0]
     np.testing.assert_array_equal(read_series(series)[0].array, make_pixels().T)
+    assert series.put_right[0] == "1 slice at a position that is taken: dropped, it shows the same"
 
 
 def test_two_pictures_at_one_position_that_differ_are_refused(save_series: SaveSeries) -> None:

@@ -116,3 +116,36 @@ def test_series_right_in_the_folder_are_not_passed_over(save_series: Any) -> Non
     nib.save(nib.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.eye(4)), folder / "b.nii.gz")
     with pytest.raises(InputError, match="DICOM files right in it; put each series into a folder"):
         build_index(folder, "liver-ct", unlabelled_are_normal=True)
+
+
+def test_damaged_series_and_those_in_a_form_that_is_not_read_fail_and_what_is_no_scan_is_passed_over(
+    save_series: Any, save_slice: Any, tmp_path: Path
+) -> None:
+    whole = save_series()[0]
+    for size in (200, 300):
+        (tmp_path / f"cut_{size}").write_bytes(whole.read_bytes()[:size])
+    save_series(folder="flat", SeriesInstanceUID="1.1", RescaleSlope=0)
+    save_slice("colour", SeriesInstanceUID="1.2", SamplesPerPixel=3, PhotometricInterpretation="RGB", Rows=2)
+    save_slice("mosaic", SeriesInstanceUID="1.3", ImageType=["ORIGINAL", "PRIMARY", "MOSAIC"])
+    save_slice("seg", SeriesInstanceUID="1.4", Modality="SEG")
+    save_slice("scout", SeriesInstanceUID="1.5", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    screen = {"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"], "SamplesPerPixel": 3}
+    save_slice("dose", SeriesInstanceUID="1.6", **screen)
+    sources, passed_over = find_sources([tmp_path])
+    assert [source.path.name for source in sources] == ["colour", "cut_200", "cut_300", "flat", "mosaic", "scan"]
+    assert [source.is_sound for source in sources] == [False, False, False, False, False, True]
+    for source in sources[:-1]:
+        with pytest.raises(InputError, match=source.name):
+            source.read()
+    assert [item.path.name for item in passed_over] == ["dose", "scout", "seg"]
+    np.testing.assert_array_equal(read_source(tmp_path).array, sources[-1].read().array)
+
+
+def test_sources_of_one_name_are_numbered(save_series: Any, tmp_path: Path) -> None:
+    """Series without any UID, and damaged files, are named by nothing that tells the folders they lie in apart."""
+    for folder in ("study/a", "study/b"):
+        whole = save_series(folder=folder, SeriesInstanceUID=None, StudyInstanceUID=None)[0]
+        (whole.parent / "cut").write_bytes(whole.read_bytes()[:200])
+    names = [source.name for source in find_sources([tmp_path]).sources]
+    assert len(names) == 4
+    assert names[2:] == [f"{name}_2" for name in names[:2]]

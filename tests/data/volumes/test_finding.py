@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from aaclip_med.data.volumes import case_name, find_images, is_image_file
+from aaclip_med.data.volumes import case_name, find_images, is_image_file, printable
 
 from .conftest import refusal
 
@@ -46,6 +47,24 @@ def test_a_hidden_parent_of_the_named_folder_does_not_hide_it(tmp_path: Path) ->
     (tmp_path / ".work").mkdir()
     (tmp_path / ".work" / "a.nii").touch()
     assert find_images([tmp_path / ".work"]) == [tmp_path / ".work" / "a.nii"]
+
+
+def test_links_to_folders_are_followed_once_and_a_loop_ends(tmp_path: Path) -> None:
+    for name in ("study/a/1.nii.gz", "elsewhere/deep/2.nii.gz"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    study = tmp_path / "study"
+    for name, target in (("Z", tmp_path / "elsewhere"), ("a/loop", study), ("A", study / "a"), (".hidden", study / "a")):
+        (study / name).symlink_to(target)
+    assert [path.relative_to(study).as_posix() for path in find_images([study])] == ["Z/deep/2.nii.gz", "a/1.nii.gz"]
+
+
+@pytest.mark.parametrize(
+    ("text", "written"), [("plain \u00e9", "plain \u00e9"), (os.fsdecode(b"a\xe9\xff"), r"a\xe9\xff"), ("\ud800", r"\ud800")]
+)
+def test_any_text_can_be_written(text: str, written: str) -> None:
+    assert printable(text) == written
+    printable(text).encode()
 
 
 def test_an_empty_folder_a_missing_path_and_another_file_are_refused(tmp_path: Path) -> None:

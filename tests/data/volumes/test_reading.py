@@ -12,7 +12,9 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 from PIL import Image
 
-from aaclip_med.data.volumes import read_volume
+from aaclip_med.data.volumes import LPS_TO_RAS, read_volume
+from aaclip_med.data.volumes.reading import read_unchecked
+from aaclip_med.data.writing import write_heatmap
 
 from ..conftest import GEOMETRIES, SaveScan, make_scan
 from .conftest import refusal
@@ -91,6 +93,24 @@ def test_a_nifti_without_codes_is_placed_as_nibabel_places_it(tmp_path: Path) ->
     volume = read_volume(tmp_path / "scan.nii.gz")
     np.testing.assert_array_equal(volume.affine, nib.load(tmp_path / "scan.nii.gz").affine)
     assert volume.spacing == (1.0, 2.0, 3.0)
+
+
+@pytest.mark.parametrize("unit", ["meter", "mm", "micron", "unknown"])
+@pytest.mark.parametrize("form", ["qform", "sform"])
+def test_a_nifti_lies_where_itk_puts_it_whatever_its_unit_of_length(tmp_path: Path, unit: str, form: str) -> None:
+    affine = GEOMETRIES["oblique"]
+    image = nib.Nifti1Image(make_scan().astype(np.float32), None)
+    image.header.set_zooms(np.linalg.norm(affine[:3, :3], axis=0))
+    getattr(image, f"set_{form}")(affine, 1)
+    image.header.set_xyzt_units(unit, "sec")
+    nib.save(image, tmp_path / "a.nii.gz")
+    volume = read_volume(tmp_path / "a.nii.gz")
+    seen = sitk.ReadImage(str(tmp_path / "a.nii.gz"))
+    for index in ((0, 0, 0), (2, 3, 4)):
+        point = LPS_TO_RAS[:3, :3] @ seen.TransformIndexToPhysicalPoint(index)
+        np.testing.assert_allclose((volume.affine @ (*index, 1))[:3], point, rtol=1e-4)
+    write_heatmap(tmp_path / "heat.nii.gz", np.zeros(volume.array.shape), volume)
+    np.testing.assert_allclose(read_unchecked(tmp_path / "heat.nii.gz").affine, volume.affine, rtol=1e-6)
 
 
 def test_trailing_axes_of_length_one_are_dropped_and_remembered(save: SaveScan) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import resource
 import struct
 import zlib
@@ -124,6 +125,18 @@ def test_values_that_are_not_finite_are_counted_and_refused(save: SaveScan, name
     scan = make_scan().astype(np.float32)
     scan[0, 0, :3] = value
     assert "3 of 210 voxels are NaN or infinite" in refusal(save(name, scan))
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nrrd"])
+def test_finite_values_beyond_float32_are_not_called_infinite(save: SaveScan, name: str) -> None:
+    scan = make_scan().astype(np.float64)
+    scan[0, 0, 0] = 1e300
+    assert "too large for float32" in refusal(save(name, scan))
+
+
+def test_a_nrrd_whose_name_is_no_utf8_is_refused_by_name(save: SaveScan) -> None:
+    path = save("a.nrrd", make_scan())
+    assert "path is no UTF-8 cannot be opened" in refusal(path.rename(path.with_name(os.fsdecode(b"lat\xe9.nrrd"))))
 
 
 @pytest.mark.parametrize("name", ["a.nii.gz", "a.mha"])
