@@ -225,14 +225,18 @@ class _Runner:
         )
 
     def _tell_choice(self, cell: Cell) -> None:
-        """Note what ``train`` chose the epoch on by itself."""
+        """Note what ``train`` chose the epoch on by itself, where it chose one."""
         path = self.out / "training" / cell.run / "training.json"
         if path.is_file():
             story = json.loads(path.read_text("utf-8"))
-            chosen = story["stages"]["image"]["best_score"] is not None
-            split = f"the epoch is chosen on {story['slices']['validation_split']}"
-            why = "no epoch could be chosen, and the last is taken: validation has no slice with a lesion, or none without"
-            self.notes[f"{cell.run}: {split if chosen else why}"] = None
+            image = story["stages"]["image"]
+            if "averaged_epochs" in image:
+                said = "the last epochs are averaged, and none is chosen"
+            elif image["best_score"] is not None:
+                said = f"the epoch is chosen on {story['slices']['validation_split']}"
+            else:
+                said = "no epoch could be chosen, and the last is taken: validation has no slice with a lesion, or none without"
+            self.notes[f"{cell.run}: {said}"] = None
 
     def _load(self, cell: Cell, adapters: Path | None, preset: str) -> Predictor:
         machine, fidelity = self.machine, self.protocol.fidelity

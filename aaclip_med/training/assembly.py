@@ -214,7 +214,7 @@ def finish_run(
     models_dir: str | Path | None = None,
     adapters: str | Path | None = None,
 ) -> Path:
-    """Write ``adapters.safetensors``, the best epoch's of the last stage, and ``training.json``; returns the first's path.
+    """Write ``adapters.safetensors``, what the last stage ended with, and ``training.json``; returns the first's path.
 
     ``models_dir``: a bundle's folder of models, which gets the adapters as well, and ``model.pt``, the network's state dict.
     ``adapters``: those the run began with; weights that lie beside them are named from where the new ones lie.
@@ -222,10 +222,7 @@ def finish_run(
     stages[-1].load_best()
     counts = {"train": len(slices.train), "validation": len(slices.validation), "validation_split": slices.split}
     story = {
-        "stages": {
-            stage.stage: {"best_epoch": stage.best_epoch, "best_score": stage.best_score, "epochs": stage.history}
-            for stage in stages
-        },
+        "stages": {stage.stage: stage.describe() for stage in stages},
         "slices": counts,
         "settings": stages[-1].settings,
     }

@@ -25,6 +25,9 @@ class StageProgress:
     Everything random depends on the seed and the epoch, so the adapters, the optimiser, the schedule and the epoch are all
     there is to remember. Of several ranks the first writes. A run killed anywhere repeats the epoch it was in and ends with
     the same numbers.
+
+    The stage ends with the epoch that validation liked best; or, with ``averaged_from`` above 0, with the mean of the adapters
+    after each epoch past that share of them (stochastic weight averaging, Izmailov et al., UAI 2018).
     """
 
     def __init__(
@@ -36,7 +39,7 @@ class StageProgress:
         scheduler: LRScheduler,
         evaluator: Engine | None,
         settings: dict[str, Any],
-        settled: float = 0.0,
+        averaged_from: float = 0.0,
     ) -> None:
         self.last = Path(folder) / f"{stage}_last.pt"
         self.best = Path(folder) / f"{stage}_best.pt"
@@ -46,7 +49,8 @@ class StageProgress:
         self.scheduler = scheduler
         self.evaluator = evaluator
         self.settings = settings
-        self.settled = settled
+        self.averaged_from = averaged_from
+        self.mean: dict[str, torch.Tensor] = {}  # double, on the CPU
         self.best_score = math.nan
         self.best_epoch = 0
         self.history: list[dict[str, Any]] = []
@@ -56,19 +60,23 @@ class StageProgress:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
 
     def save(self, engine: SupervisedTrainer) -> None:
-        """Write the epoch that has just ended; the best one too where it is the best so far."""
+        """Write the epoch that has just ended, and what the stage would end with where that has changed."""
         metrics = dict(self.evaluator.state.metrics) if self.evaluator is not None else {}
         score = rank_epoch(metrics)
         loss = engine.state.output["loss"].item()
         self.history.append({"epoch": engine.state.epoch, "loss": loss, **metrics})
         adapters = self.detector.adapter_state()
-        if self._is_better(score, engine.state.epoch, engine.state.max_epochs):
+        if self.averaged_from:
+            self._average(adapters, engine.state.epoch - int(self.averaged_from * engine.state.max_epochs))
+        if self.averaged_from or not score <= self.best_score:
             self.best_score, self.best_epoch = score, engine.state.epoch
-            self._write(self.best, {"adapters": adapters})
+            kept = {name: value.to(adapters[name].dtype) for name, value in self.mean.items()}
+            self._write(self.best, {"adapters": kept or adapters})
         self._write(
             self.last,
             {
                 "adapters": adapters,
+                "mean": self.mean,
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict(),
                 "scaler": engine.scaler.state_dict() if engine.scaler else {},
@@ -81,12 +89,18 @@ class StageProgress:
             },
         )
 
-    def _is_better(self, score: float, epoch: int, epochs: int) -> bool:
-        """Whether ``epoch`` takes the best one's place: any does until the run is settled, then the higher score."""
-        unsettled = int(self.settled * epochs)
-        if math.isnan(score) or math.isnan(self.best_score) or epoch <= unsettled or self.best_epoch <= unsettled:
-            return True
-        return score > self.best_score
+    def _average(self, adapters: dict[str, torch.Tensor], count: int) -> None:
+        """Take in the ``count``-th of the epochs that are averaged; one before the first, below 1, is left out."""
+        if count >= 1:
+            values = {name: value.double().cpu() for name, value in adapters.items()}
+            self.mean = {name: value + (values[name] - value) / count for name, value in (self.mean or values).items()}
+
+    def describe(self) -> dict[str, Any]:
+        """What the stage ended with, and every epoch's figures."""
+        ended: dict[str, Any] = {"best_epoch": self.best_epoch, "best_score": self.best_score}
+        if self.mean:
+            ended = {"averaged_epochs": [int(self.averaged_from * len(self.history)) + 1, len(self.history)]}
+        return {**ended, "epochs": self.history}
 
     def resume(self, engine: SupervisedTrainer) -> bool:
         """Take up the last epoch written, if there is one; True when the stage is already complete.
@@ -110,12 +124,12 @@ class StageProgress:
         if engine.scaler:
             engine.scaler.load_state_dict(stored["scaler"])
         self.best_score, self.best_epoch = stored["best_score"], stored["best_epoch"]
-        self.history = stored["history"]
+        self.history, self.mean = stored["history"], stored["mean"]
         engine.state.epoch, engine.state.iteration = stored["epoch"], stored["iteration"]
         return bool(stored["epoch"] >= engine.state.max_epochs)
 
     def load_best(self) -> None:
-        """Put the best epoch's adapters into the detector, on every rank."""
+        """Put the adapters that the stage ends with into the detector, on every rank."""
         wait_for_all()
         self._load_adapters(self._read(self.best))
 

@@ -11,9 +11,10 @@ class StageRecipe:
     """One stage. ``epochs`` passes over the slices; or, where 0, as many as come nearest to ``steps`` optimiser steps.
 
     ``milestones``: the steps at which the learning rate is halved. ``warmup``: steps of linear warm-up. ``lesion_share``: the
-    share of slices with lesions among those drawn; None: as they come. ``settled``: the share of the epochs that have to pass
-    before one may be the best: on a small validation set an early epoch wins by luck. ``robust``: augmentation for few
-    patients, which shifts tones and moves lesions to other slices, in place of the published.
+    share of slices with lesions among those drawn; None: as they come. ``averaged_from``: the adapters after each epoch past
+    this share of them are averaged, and none is chosen: on a small validation set one wins by luck; 0: the best epoch is
+    chosen. ``robust``: augmentation for few patients, which shifts tones and moves lesions to other slices, in place of the
+    published.
     """
 
     learning_rate: float
@@ -23,7 +24,7 @@ class StageRecipe:
     milestones: tuple[int, ...] = ()
     warmup: int = 0
     lesion_share: float | None = None
-    settled: float = 0.0
+    averaged_from: float = 0.0
     robust: bool = False
 
     def count_epochs(self, slices: int) -> int:
@@ -65,7 +66,7 @@ TINY = Recipe(
         milestones=(600, 780),
         warmup=20,
         lesion_share=0.75,
-        settled=0.67,
+        averaged_from=0.67,
         robust=True,
     ),
     precision="float32",

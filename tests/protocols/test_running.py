@@ -211,7 +211,7 @@ def test_normal_only_learns_from_no_abnormal_row(data: Path, tmp_path: Path) -> 
     assert not any(case.label for case in cases)
     cell = json.loads((tmp_path / "out" / "cells" / "brain_full_seed0" / "brain" / "metrics.json").read_text())
     assert cell["run"]["provenance"]["normal_only"] is True
-    assert "- brain_full_seed0: the epoch is chosen on 1 of 7 patients" in (tmp_path / "out" / "table.md").read_text()
+    assert "- brain_full_seed0: the last epochs are averaged, and none is chosen" in (tmp_path / "out" / "table.md").read_text()
 
 
 def test_a_set_that_cannot_be_used_costs_its_own_cells_alone(

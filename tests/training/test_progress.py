@@ -14,40 +14,70 @@ from aaclip_med import build_detector
 from aaclip_med.training.progress import StageProgress
 
 
-def run(scores: list[float], settled: float, folder: Path) -> StageProgress:
-    """A stage whose validation gives ``scores``, one an epoch; the first adapter weight is the epoch's number."""
+def run(scores: list[float], averaged_from: float, folder: Path, until: int | None = None) -> tuple[StageProgress, float]:
+    """A stage whose validation gives ``scores``, one an epoch, and the first adapter weight that it ends with; after epoch n
+    that is n squared. ``until``: it is killed after that epoch.
+    """
     detector = build_detector("tiny", image_size=40)
     weight = detector.image_adapter.layer_adapters[0].fc[0].weight
     optimizer = torch.optim.Adam(detector.image_adapter.parameters())
     trainer, evaluator = Engine(lambda *_: {"loss": torch.zeros(())}), Engine(lambda *_: None)
     trainer.scaler = None
-    progress = StageProgress(folder, "image", detector, optimizer, LambdaLR(optimizer, lambda _: 1.0), evaluator, {}, settled)
+    schedule = LambdaLR(optimizer, lambda _: 1.0)
+    progress = StageProgress(folder, "image", detector, optimizer, schedule, evaluator, {}, averaged_from)
 
     def validate(engine: Engine) -> None:
         evaluator.state.metrics = {"pixel_auroc": scores[engine.state.epoch - 1]}
         with torch.no_grad():
-            weight[0, 0] = engine.state.epoch
+            weight[0, 0] = engine.state.epoch**2
+
+    def die(engine: Engine) -> None:
+        if engine.state.epoch == until:
+            engine.terminate()
 
     trainer.add_event_handler("EPOCH_COMPLETED", validate)
     progress.attach(trainer)
-    trainer.run([0], max_epochs=len(scores))
+    trainer.add_event_handler("EPOCH_COMPLETED", die)
+    trainer.state.max_epochs = len(scores)
+    trainer.state.epoch_length = 1
+    if not progress.resume(trainer):
+        trainer.run([0], max_epochs=len(scores))
     progress.load_best()
-    assert weight[0, 0] == progress.best_epoch
-    return progress
+    return progress, float(weight.detach()[0, 0])
 
 
 @pytest.mark.parametrize(
-    ("scores", "settled", "best"),
+    ("scores", "best"),
     [
-        ([0.9, 0.5, 0.7, 0.8], 0.0, 1),
-        ([0.9, 0.5, 0.7, 0.8], 0.5, 4),
-        ([0.9, 0.5, 0.7, 0.6], 0.5, 3),
-        ([0.9, 0.7, 0.7, 0.7], 0.5, 3),
-        ([0.9, 0.8, 0.7, 0.6], 1.0, 4),
-        ([math.nan, math.nan, math.nan], 0.0, 3),
+        ([0.9, 0.5, 0.7, 0.8], 1),
+        ([0.5, 0.9, 0.7, 0.8], 2),
+        ([0.7, 0.9, 0.9, 0.8], 2),
+        ([math.nan, math.nan, math.nan], 3),
+        ([0.9, math.nan, 0.7, 0.6], 3),
     ],
 )
-def test_the_best_epoch_is_the_highest_once_the_run_has_settled(
-    scores: list[float], settled: float, best: int, tmp_path: Path
+def test_a_stage_ends_with_the_epoch_that_validation_likes_best(scores: list[float], best: int, tmp_path: Path) -> None:
+    progress, weight = run(scores, 0.0, tmp_path)
+    assert progress.best_epoch == best
+    assert weight == best**2
+    assert progress.describe()["best_score"] is progress.best_score
+
+
+@pytest.mark.parametrize(("averaged_from", "epochs"), [(0.5, [3, 4]), (0.3, [2, 3, 4]), (0.25, [2, 3, 4]), (0.99, [4])])
+@pytest.mark.parametrize("until", [None, 1, 3])
+def test_a_stage_that_averages_ends_with_the_mean_of_its_last_epochs_whatever_validation_says_killed_or_not(
+    averaged_from: float, epochs: list[int], until: int | None, tmp_path: Path
 ) -> None:
-    assert run(scores, settled, tmp_path).best_epoch == best
+    scores = [0.9, 0.99, 0.7, 0.8]
+    if until is not None:
+        run(scores, averaged_from, tmp_path, until)
+    progress, weight = run(scores, averaged_from, tmp_path)
+    assert weight == pytest.approx(sum(epoch**2 for epoch in epochs) / len(epochs))
+    assert progress.describe()["averaged_epochs"] == [epochs[0], epochs[-1]]
+    assert [epoch["epoch"] for epoch in progress.describe()["epochs"]] == [1, 2, 3, 4]
+
+
+def test_an_epoch_before_the_averaged_ones_is_kept_until_they_come(tmp_path: Path) -> None:
+    progress, weight = run([0.9, 0.8, 0.7, 0.6], 0.5, tmp_path, until=2)
+    assert not progress.mean
+    assert weight == 4
