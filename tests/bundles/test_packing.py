@@ -67,9 +67,17 @@ def test_its_heat_is_the_command_lines(elsewhere: tuple[Path, str], study: Path,
         np.testing.assert_array_equal(segments.get_fdata() > 0, theirs.get_fdata() >= 0.5)
 
 
-def test_its_figures_are_there(elsewhere: tuple[Path, str]) -> None:
-    metrics = json.loads((elsewhere[0] / "figures" / "metrics.json").read_text())
-    assert 0.0 <= metrics["pixel_auroc"] <= 1.0
+def test_its_figures_are_the_command_lines(elsewhere: tuple[Path, str], study: Path, adapters: Path, tmp_path: Path) -> None:
+    options = ["--adapters", str(adapters), "--device", "cpu", "--precision", "float32", "--out", str(tmp_path)]
+    assert main(["evaluate", "--index", str(study / "train.jsonl"), *options]) == 0
+    ours, theirs = (json.loads((out / "metrics.json").read_text()) for out in (tmp_path, elsewhere[0] / "figures"))
+    assert 0.0 <= ours["pixel_auroc"] <= 1.0
+    del ours["run"], theirs["run"]
+    assert theirs == ours
+    assert (elsewhere[0] / "figures" / "cases.csv").read_text() == (tmp_path / "cases.csv").read_text()
+
+
+def test_it_leaves_an_account_of_its_run(elsewhere: tuple[Path, str]) -> None:
     account = json.loads((elsewhere[0] / "heat" / "run.json").read_text())
     assert account["calibrated"] is False
 
