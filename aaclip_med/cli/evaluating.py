@@ -55,7 +55,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
         others = [evaluation.baselines[other].get(name) for other in names]
         beside = "".join(f"{'' if one is None or one.reason else f'{one.value:.4f}':>12}" for one in others)
         print(f"{name:22}{figure.value:8.4f} {interval:>17}{beside}".rstrip())
-    print("\n".join([*evaluation.doubts, *evaluation.verdict]))
+    left_out = [f"No baseline '{name}': {why}." for name, why in evaluation.left_out.items()]
+    print("\n".join([*evaluation.doubts, *evaluation.verdict, *left_out]))
     for failure in evaluation.failures:
         print(f"aaclip-med: failed: {failure['error']}", file=sys.stderr)
     return judge(len(evaluation.failures), evaluation.counts["cases"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,7 +29,10 @@ TITLES = {
     UNTRAINED: "untrained tower",
 }
 COMPARED = ("pixel_auroc", "pixel_ap", "inside_pixel_auroc", "inside_pixel_ap", "image_auroc", "image_ap", "volume_auroc")
-WHY_NO_UNTRAINED = "the detector itself is the tower without adapters"
+WHY_LEFT_OUT = {
+    DIFFERENCE: "no pixel inside a normal slice, so no normal mean",
+    UNTRAINED: "the detector itself is the tower without adapters",
+}
 
 
 @dataclass
@@ -99,7 +103,7 @@ def tally_baselines(
 
 
 def judge_baselines(detector: dict[str, Figure], baselines: dict[str, dict[str, Figure]]) -> list[str]:
-    """Plain sentences: what of the detector's figures a window or the untrained tower reaches or beats."""
+    """Plain sentences: what of the detector's figures a window or the untrained tower beats or reaches."""
     windows = {name: figures for name, figures in baselines.items() if name != UNTRAINED}
     sentences = [_judge("A window", detector, windows)]
     if UNTRAINED in baselines:
@@ -108,7 +112,8 @@ def judge_baselines(detector: dict[str, Figure], baselines: dict[str, dict[str, 
 
 
 def _judge(rival: str, detector: dict[str, Figure], others: dict[str, dict[str, Figure]]) -> str:
-    lost, compared = [], 0
+    lost: dict[str, list[str]] = {"beats": [], "reaches": []}
+    compared = 0
     for name in COMPARED:
         ours = detector[name]
         theirs = [(figures[name].value, TITLES[other]) for other, figures in others.items() if figures[name].reason is None]
@@ -116,8 +121,10 @@ def _judge(rival: str, detector: dict[str, Figure], others: dict[str, dict[str, 
             continue
         compared += 1
         best, title = max(theirs)
-        if best >= ours.value:
-            lost.append(f"{name} {best:.4f} ({title}) against {ours.value:.4f}")
-    if lost:
-        return f"{rival} beats this detector: {'; '.join(lost)}."
+        equal = math.isclose(best, ours.value, rel_tol=1e-9)
+        if equal or best > ours.value:
+            lost["reaches" if equal else "beats"].append(f"{name} {best:.4f} ({title}) against {ours.value:.4f}")
+    said = " and ".join(f"{verb} this detector: {'; '.join(figures)}" for verb, figures in lost.items() if figures)
+    if said:
+        return f"{rival} {said}."
     return f"{rival} reaches this detector in none of {compared} figures." if compared else f"{rival}: nothing to compare."

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass
 from typing import Any
 
+from aaclip_med.evaluation.baselines import DIFFERENCE, WHY_LEFT_OUT
 from aaclip_med.evaluation.intervals import FEW_DRAWS, ONE_PATIENT, count_patients, doubt_intervals
 from aaclip_med.evaluation.tally import Tally
 from aaclip_med.scoring.metrics import Figure
@@ -21,29 +23,46 @@ class Evaluation:
     verdict: list[str]
     counts: dict[str, int]
     normal_mean: float
-    failures: list[dict[str, str]] = field(default_factory=list)
+
+    @property
+    def failures(self) -> list[dict[str, str]]:
+        """``case`` and ``error`` of each case that could not be scored."""
+        return [{"case": one.case.name, "error": one.error} for one in self.tally.records if one.error is not None]
 
     @property
     def doubts(self) -> list[str]:
         """Plain sentences on intervals that promise more than they keep."""
         return doubt_intervals(self.tally.scored)
 
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Why there is no such baseline, by its name."""
+        return {name: why for name, why in WHY_LEFT_OUT.items() if name not in self.baselines}
+
     def to_json(self) -> dict[str, Any]:
         """Figures as fractions, intervals as [low, high]; null where undefined, each of those with its reason."""
         one = count_patients(self.tally.records)[0] < 2
+        reasons = {name: _list_reasons(figures) for name, figures in self.baselines.items()}
+        mean = {"normal_mean_intensity": WHY_LEFT_OUT[DIFFERENCE]} if math.isnan(self.normal_mean) else {}
         lacking = [name for name, figure in self.figures.items() if figure.low is None and figure.reason is None]
         return {
             **{name: figure.value for name, figure in self.figures.items()},
             "intervals": {name: [figure.low, figure.high] for name, figure in self.figures.items() if figure.reason is None},
             "interval_reasons": dict.fromkeys(lacking, ONE_PATIENT if one else FEW_DRAWS),
             "doubts": self.doubts,
-            "reasons": {name: figure.reason for name, figure in self.figures.items() if figure.reason},
+            "reasons": _list_reasons(self.figures) | mean,
             "baselines": {
                 name: {figure: one.value for figure, one in figures.items()} for name, figures in self.baselines.items()
             },
+            "baseline_reasons": {name: undefined for name, undefined in reasons.items() if undefined},
+            "baselines_left_out": self.left_out,
             "verdict": self.verdict,
             "counts": self.counts,
             "slice_score": self.tally.slice_score,
             "normal_mean_intensity": self.normal_mean,
             "failures": self.failures,
         }
+
+
+def _list_reasons(figures: dict[str, Figure]) -> dict[str, str]:
+    return {name: figure.reason for name, figure in figures.items() if figure.reason}

@@ -48,11 +48,10 @@ def evaluate_cases(
     if image_score is not None:
         refinement = replace(refinement, pool_share=read_share(image_score))
     tally = Tally(refinement, predictor.domain, detailed=True)
-    mean, failures, scored = NormalMean(), [], []
+    mean, scored = NormalMean(), []
     for case, found in score_cases(track(cases), predictor, cutting):
         if isinstance(found, AaclipError):
-            failures.append({"case": case.name, "error": str(found)})
-            tally.add_missing(case, _count_mask(case, predictor, cutting))
+            tally.add_missing(case, str(found), _count_mask(case, predictor, cutting))
             continue
         tally.add(found)
         mean.add(found)
@@ -61,7 +60,7 @@ def evaluate_cases(
     others = tally_baselines(scored, predictor, cutting, refinement, mean.value, track)
     baselines = {name: other.figures() for name, other in others.items()}
     verdict = judge_baselines(figures, baselines)
-    return Evaluation(tally, figures, others, baselines, verdict, _count(tally), mean.value, failures)
+    return Evaluation(tally, figures, others, baselines, verdict, _count(tally), mean.value)
 
 
 def evaluate_index(

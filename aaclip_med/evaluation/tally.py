@@ -33,6 +33,7 @@ Array = np.ndarray[Any, Any]
 CASE_BINS = 1024
 LESION_FIGURES = ("lesion_sensitivity", *(f"lesion_sensitivity_at_{rate:g}" for rate in RATES))
 """The mean over, and each of, 1/8 to 8 false positives a volume."""
+NO_LESION = "no lesion in any mask"
 IN_SLICE = np.zeros((3, 3, 3), dtype=bool)
 IN_SLICE[1] = True
 EVERYWHERE = np.ones((3, 3, 3), dtype=bool)
@@ -43,8 +44,8 @@ class CaseRecord:
     """What is kept of a case.
 
     score: the volume's, or the picture's. slice_labels: (n,), one for each slice whose label is known; slice_scores and
-    detection: (n,). pixels, inside: None without a mask. lesion_slice: the slice with the largest lesion. missing: nothing
-    could be scored.
+    detection: (n,). pixels, inside: None without a mask. lesion_slice: the slice with the largest lesion. error: why nothing
+    could be scored, else None.
     """
 
     case: Case
@@ -57,7 +58,12 @@ class CaseRecord:
     inside: Counts | None = None
     lesions: Detections | None = None
     lesion_slice: int = 0
-    missing: bool = False
+    error: str | None = None
+
+    @property
+    def missing(self) -> bool:
+        """Whether it has no scores."""
+        return self.error is not None
 
     @property
     def patient(self) -> str:
@@ -100,12 +106,12 @@ class Tally:
                 record = replace(record, **_look_closer(view, masks, regions))
         self.records.append(record)
 
-    def add_missing(self, case: Case, pixels: tuple[int, int] | None) -> None:
-        """Take note of a case without scores; ``pixels``: its normal and abnormal ones, None where unknown."""
+    def add_missing(self, case: Case, error: str, pixels: tuple[int, int] | None) -> None:
+        """Take note of a case that ``error`` kept from scores; ``pixels``: its normal and abnormal ones, None where unknown."""
         lowest = np.array([-np.inf], dtype=np.float32)
         counts = Counts(lowest, np.array([pixels[0]]), np.array([pixels[1]]), np.zeros(1)) if pixels else None
         nothing = np.zeros(0)
-        self.records.append(CaseRecord(case, False, -math.inf, nothing, nothing, nothing, counts, missing=True))
+        self.records.append(CaseRecord(case, False, -math.inf, nothing, nothing, nothing, counts, error=error))
 
     @property
     def slice_score(self) -> str:
@@ -160,7 +166,7 @@ class Tally:
         every = {f"pixel_{name}": pixel[name] for name in names}
         every |= {f"inside_pixel_{name}": self.inside.figures()[name] for name in ("auroc", "ap")}
         labels, scores, _ = self.slice_items()
-        every |= {"image_auroc": auroc(labels, scores), "image_ap": average_precision(labels, scores)}
+        every |= {"image_auroc": auroc(labels, scores, "slices"), "image_ap": average_precision(labels, scores, "slices")}
         volumes = [record for record in self.scored if not record.is_picture]
         labels, scores = np.array([one.case.label for one in volumes]), np.array([one.score for one in volumes])
         every |= {"volume_auroc": auroc(labels, scores, "volumes"), "volume_ap": average_precision(labels, scores, "volumes")}
@@ -176,7 +182,7 @@ class Tally:
     def _lesion_figures(self) -> dict[str, Figure]:
         curve = self.froc()
         if curve is None:
-            return dict.fromkeys(LESION_FIGURES, Figure(math.nan, "no lesion in any mask"))
+            return dict.fromkeys(LESION_FIGURES, Figure(math.nan, NO_LESION))
         at = curve.at()
         return dict(zip(LESION_FIGURES, map(Figure, [float(at.mean()), *at.tolist()]), strict=True))
 

@@ -139,6 +139,18 @@ def test_the_verdict_names_only_what_was_lost():
     assert sentence == "A window reaches this detector in none of 6 figures."
 
 
+def test_a_tie_with_a_window_is_called_one():
+    ours = {name: Figure(0.8) for name in COMPARED}
+    theirs = {name: Figure(0.7) for name in COMPARED} | {"pixel_ap": Figure(0.8)}
+    (sentence,) = judge_baselines(ours, {"intensity": theirs})
+    assert sentence == "A window reaches this detector: pixel_ap 0.8000 (windowed intensity) against 0.8000."
+    (sentence,) = judge_baselines(ours, {"intensity": theirs | {"image_ap": Figure(0.9)}})
+    assert sentence == (
+        "A window beats this detector: image_ap 0.9000 (windowed intensity) against 0.8000 and reaches this detector: "
+        "pixel_ap 0.8000 (windowed intensity) against 0.8000."
+    )
+
+
 def test_every_figure_has_an_interval_over_patients_around_it(evaluation):
     assert evaluation.counts["patients"] == 3
     for name, figure in evaluation.figures.items():
