@@ -93,6 +93,6 @@ def _show(word: str, record: CaseRecord, row: dict[str, Any], counts: Counts, vi
         f"{word}: pixel AP {row['pixel_ap']:.3f}",
         f"pixel AUROC {row['pixel_auroc']:.3f}",
         f"Dice {row['dice']:.2f}",
-        f"lesions found {row['lesions_found']} of {row['lesions']}",
+        f"lesions found {row['lesions_found']} of {row['lesions']} at 1 false positive a volume",
     ]
     return OverviewCase(row["case"], record.lesion_slice, grey, heat, mask, *view.spacing[1:], caption="\n".join(lines))

@@ -52,14 +52,15 @@ def build_curves(evaluation: Evaluation, title: str) -> Figure:
     _finish(recall, "precision and recall", "recall", "precision", "average precision")
     curve = evaluation.tally.froc()
     if curve is not None:
-        free.plot(RATES, curve.at(), color=COLOURS["pixels"], marker="o", markersize=4)
+        found = curve.at()
+        free.plot(RATES, found, color=COLOURS["pixels"], marker="o", markersize=4, label=f"lesions {found.mean():.3f}")
     else:
         free.text(0.5, 0.5, "no lesion in any mask", ha="center", transform=free.transAxes, color="0.4")
     free.set_xscale("log", base=2)
     free.set_xlim(0.11, 9)
     free.set_xticks(RATES, ["1/8", "1/4", "1/2", "1", "2", "4", "8"])
     free.minorticks_off()
-    _finish(free, "FROC", "false positives a volume", "lesions found")
+    _finish(free, "FROC", "false positives a volume", "lesions found", "mean sensitivity")
     return figure
 
 

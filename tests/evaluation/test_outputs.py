@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -12,8 +14,11 @@ import pytest
 from PIL import Image
 
 from aaclip_med.cli.main import main
+from aaclip_med.data.index import read_index
 from aaclip_med.evaluation.montage import _choose
-from aaclip_med.evaluation.run import evaluate_index
+from aaclip_med.evaluation.plots import build_curves
+from aaclip_med.evaluation.report import build_latex
+from aaclip_med.evaluation.run import evaluate_cases, evaluate_index
 from aaclip_med.inference.cutting import Cutting
 from aaclip_med.presets import Window
 
@@ -47,24 +52,31 @@ def test_the_rows_in_markdown_and_latex_say_the_same(written):
     head, rule, row = (line.split("|")[1:-1] for line in markdown.splitlines()[:3])
     assert len(head) == len(rule) == len(row)
     assert row[head.index(" pixel AUROC ")].strip().startswith(value)
-    assert f"{value}\\,[" in latex
-    assert latex.count("\\\\") == 5
+    cells = [line.removesuffix(r" \\").split(" & ") for line in latex.splitlines() if " & " in line][1:]
+    assert [cell.replace("--", "–").replace(r"\%", "%") for cell, *_ in cells] == [name.strip() for name in head[1:]]
+    rows = [[cell.strip() for cell in line.split("|")[2:-1]] for line in markdown.splitlines()[2:6]]
+    assert [[cell.replace("--", "–") for cell in column] for column in zip(*cells, strict=True)][1:] == rows
     assert "In %, with 95 % intervals over patients" in markdown
     assert r"In \%, with 95 \% intervals" in latex
     assert all(sentence in markdown for sentence in metrics["verdict"])
 
 
-def test_cases_have_a_row_each_and_no_patient(written):
+def test_cases_have_a_row_each_and_no_patient(written, heads):
     text = (written / "cases.csv").read_text()
     rows = {row["case"]: row for row in csv.DictReader(text.splitlines())}
     assert list(rows) == [*(f"head_{n}" for n in range(5)), "empty"]
-    assert "p0" not in text
+    assert "p0" not in text.replace(str(heads), "")
     assert rows["empty"]["status"] == "failed"
     assert rows["empty"]["score"] == ""
     assert rows["head_1"]["lesions"] == "1"
     assert 0 <= float(rows["head_1"]["dice"]) <= 1
     assert rows["head_0"]["pixel_auroc"] == rows["head_0"]["dice"] == ""
     assert all(0 <= float(row["score"]) <= 1 for row in rows.values() if row["score"])
+    (failure,) = json.loads((written / "metrics.json").read_text())["failures"]
+    assert rows["empty"]["reason"] == failure["error"]
+    assert rows["head_0"]["reason"].startswith("no abnormal pixels among ")
+    assert rows["head_1"]["reason"] == ""
+    assert all(bool(row.pop("reason")) is ("" in row.values()) for row in rows.values())
 
 
 def test_the_pictures_show_curves_and_outlined_truth(written):
@@ -94,7 +106,89 @@ def test_the_terminal_tells_that_a_window_beats_the_detector_and_that_three_pati
     markdown = (tmp_path / "metrics.md").read_text()
     assert doubt in markdown
     assert "(doubtful intervals, see below)" in markdown.splitlines()[2]
-    assert "(doubtful intervals, see below)" in (tmp_path / "metrics.tex").read_text()
+    latex = (tmp_path / "metrics.tex").read_text()
+    assert r"(doubtful \\ intervals, \\ see below)" in latex
+    assert doubt.replace("%", r"\%") in latex
+
+
+def _evaluate_rows(heads: Path, out: Path, keep: Callable[[dict[str, Any]], bool], **changes: Any) -> dict[str, Any]:
+    """``metrics.json`` of the zero-shot tower on the rows of the index that ``keep`` accepts, each changed."""
+    rows = [json.loads(line) for line in (heads / "index.jsonl").read_text().splitlines()]
+    index = heads / f"{out.name}.jsonl"
+    index.write_text("".join(json.dumps(row | changes) + "\n" for row in rows if keep(row)))
+    options = ["--adapters", "none", "--backbone", "tiny", "--preset", "brain-mri", "--image-size", "80"]
+    assert main(["evaluate", "--index", str(index), *options, "--out", str(out)]) == 0
+    found: dict[str, Any] = json.loads((out / "metrics.json").read_text())
+    return found
+
+
+def _list_unexplained(metrics: dict[str, Any]) -> set[str]:
+    """What is null in ``metrics.json`` without a reason."""
+    own = {name for name, value in metrics.items() if value is None} - metrics["reasons"].keys()
+    return own | {
+        f"{name}.{figure}"
+        for name, figures in metrics["baselines"].items()
+        for figure, value in figures.items()
+        if (value is None) is not (figure in metrics["baseline_reasons"].get(name, {}))
+    }
+
+
+def test_of_normals_alone_every_figure_and_every_baselines_figure_has_its_reason(heads, tmp_path):
+    metrics = _evaluate_rows(heads, tmp_path / "normals", lambda row: row["label"] == 0)
+    assert metrics["baseline_reasons"].keys() == metrics["baselines"].keys() == {"intensity", "difference"}
+    assert metrics["baseline_reasons"]["intensity"]["image_ap"] == "no abnormal slices among 24"
+    assert not _list_unexplained(metrics)
+    assert metrics["baselines_left_out"] == {"untrained": "the detector itself is the tower without adapters"}
+    rows = list(csv.DictReader((tmp_path / "normals" / "cases.csv").read_text().splitlines()))
+    assert [(row["lesions"], row["lesions_found"], row["false_positives"]) for row in rows] == [("0", "", "")] * 3
+    assert all(row["reason"].endswith("; no lesion in any mask, so no threshold for detections") for row in rows)
+    for name in ("metrics.md", "metrics.tex"):
+        text = (tmp_path / "normals" / name).read_text()
+        assert "slice AP: no abnormal slices among 24" in text
+        assert "lesion sensitivity: no lesion in any mask" in text
+
+
+def test_without_a_normal_slice_the_difference_is_left_out_and_that_is_said(heads, tmp_path, capsys):
+    organ = nib.load(heads / "mask_1.nii.gz")
+    nib.save(nib.Nifti1Image(np.ones(organ.shape, np.uint8), organ.affine), heads / "everywhere.nii.gz")
+    metrics = _evaluate_rows(heads, tmp_path / "ill", lambda row: row["label"] == 1, mask_path="everywhere.nii.gz")
+    assert metrics["normal_mean_intensity"] is None
+    why = "no pixel inside a normal slice, so no normal mean"
+    assert metrics["reasons"]["normal_mean_intensity"] == metrics["baselines_left_out"]["difference"] == why
+    assert not _list_unexplained(metrics)
+    assert f"No baseline 'difference': {why}." in capsys.readouterr().out
+    assert f"left out: {why}" in (tmp_path / "ill" / "metrics.md").read_text()
+
+
+def test_an_abnormal_volume_without_a_mask_says_so_in_its_row(heads, tmp_path):
+    _evaluate_rows(heads, tmp_path / "bare", lambda row: row["image_path"] < "head_2", mask_path=None)
+    normal, abnormal = csv.DictReader((tmp_path / "bare" / "cases.csv").read_text().splitlines())
+    assert normal["reason"].startswith("no abnormal pixels among ")
+    assert (abnormal["pixel_auroc"], abnormal["lesions"], abnormal["reason"]) == ("", "", "no mask")
+
+
+def test_one_case_of_one_patient_is_spoken_of_in_the_singular(heads, tmp_path):
+    _evaluate_rows(heads, tmp_path / "one", lambda row: row["image_path"] == "head_1.nii.gz")
+    for name in ("metrics.md", "metrics.tex"):
+        text = (tmp_path / "one" / name).read_text()
+        assert "1 case of 1 patient, 8 slices (3 abnormal), 1 lesion." in text
+
+
+def test_the_latex_table_has_a_label_and_no_sign_that_latex_takes_for_its_own(heads, untrained_predictor):
+    evaluation = evaluate_cases(read_index(heads / "index.jsonl")[:2], untrained_predictor)
+    latex = build_latex(evaluation, "50 % of R&D_1 {#2} ~$^\\", "a note")
+    assert latex.startswith("% needs \\usepackage{booktabs}\n\\begin{table}\n")
+    assert "\n\\label{tab:50-of-r-d-1-2}\n" in latex
+    assert r"\shortstack[r]{50 \% of \\ R\&D\_1 \{\#2\} \\ \textasciitilde{}\$\textasciicircum{}\textbackslash{}" in latex
+    assert r"\shortstack[r]{windowed \\ intensity}" in latex
+
+
+def test_pictures_say_at_how_many_false_positives_lesions_are_found(heads, demo_predictor):
+    evaluation = evaluate_cases(read_index(heads / "index.jsonl"), demo_predictor)
+    *_, free = build_curves(evaluation, "heads").axes
+    (label,) = free.get_legend().get_texts()
+    assert label.get_text() == f"lesions {evaluation.figures['lesion_sensitivity'].value:.3f}"
+    assert free.get_legend().get_title().get_text() == "mean sensitivity"
 
 
 def test_where_no_case_can_be_scored_the_exit_code_is_1(heads, tmp_path, capsys):
