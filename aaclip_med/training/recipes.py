@@ -66,7 +66,7 @@ TINY = Recipe(
         milestones=(600, 780),
         warmup=20,
         lesion_share=0.75,
-        averaged_from=0.67,
+        averaged_from=0.86,
         robust=True,
     ),
     precision="float32",
