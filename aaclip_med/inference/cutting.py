@@ -89,16 +89,16 @@ def find_plane(volume: Volume, case: Case, predictor: Predictor, cutting: Cuttin
 
 
 def describe_scale(preset: Preset, plane: str | None, within_organ: bool, refinement: Refinement = PUBLISHED) -> dict[str, Any]:
-    """What a calibration and the cases scored with it must share. ``fuse`` only chooses a plane, which stands here itself."""
+    """What a calibration and the cases scored with it must share."""
     window = preset.window
-    refinement = replace(refinement, fuse=0.0)
     scale = {
         "plane": plane or preset.plane,
         "window": [window.kind, window.low, window.high],
         "crop": preset.crop,
         "within an organ": within_organ,
     }
-    return scale | ({"refinement": refinement.to_json()} if refinement != PUBLISHED else {})
+    refined = refinement.to_scale()
+    return scale | ({"refinement": refined} if refined else {})
 
 
 def check_calibrated_alike(predictor: Predictor, plane: str | None, within_organ: bool) -> None:

@@ -61,7 +61,7 @@ def build_network(predictor: Predictor) -> HeatmapNetwork:
         InputError: maps are refined by what takes several looks at a slice, or were calibrated with other refinements.
     """
     made = predictor.checkpoint.provenance.get("calibration") if predictor.checkpoint else None
-    if predictor.calibration is not None and made and made.get("refinement", {}) != predictor.refinement.to_json():
+    if predictor.calibration is not None and made and made.get("refinement", {}) != predictor.refinement.to_scale():
         raise InputError("these adapters were calibrated with another refinement; load them with that, or calibrate again")
     scale = sample_scale(predictor.calibration)
     finish = describe_finish(predictor.refinement, predictor.domain)

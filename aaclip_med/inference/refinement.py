@@ -107,6 +107,10 @@ class Refinement:
             if getattr(self, field.name) != field.default
         }
 
+    def to_scale(self) -> dict[str, Any]:
+        """What of it a calibration depends on: all but ``fuse``, which only chooses a plane."""
+        return replace(self, fuse=0.0).to_json()
+
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Refinement:
         """The inverse of ``to_json``.
