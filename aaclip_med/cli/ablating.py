@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 from aaclip_med.presets import PRESETS
@@ -33,12 +34,11 @@ def add_ablate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run_ablate(options: argparse.Namespace) -> int:
     """Train, score, write and print the table."""
-    from aaclip_med.data.writing import prepare_output_folder
     from aaclip_med.evaluation.ablation import ablate
     from aaclip_med.evaluation.variants import METHOD, SCORING, choose_variants
     from aaclip_med.training.bundle import train
 
-    out = prepare_output_folder(options.out)
+    out = Path(options.out)
     shared: dict[str, Any] = {"augment": not options.no_augmentation}
     names = ("weights", "image_size", "image_epochs")
     shared |= {name: value for name in names if (value := getattr(options, name)) is not None}

@@ -10,7 +10,7 @@ from aaclip_med.data.index import Case, join
 from aaclip_med.data.patients import find_patients
 from aaclip_med.data.scans import MASK_SUFFIXES, mask_stem
 from aaclip_med.data.sources import read_source
-from aaclip_med.data.volumes import case_name, find_images, is_image_file, is_visible, read_mask
+from aaclip_med.data.volumes import case_name, find_images, is_image_file, read_mask, walk_files
 from aaclip_med.errors import InputError
 from aaclip_med.presets import get_preset
 
@@ -70,7 +70,7 @@ def _list_scans(folder: Path) -> list[Path]:
     Raises:
         InputError: there is neither, or DICOM files lie in ``folder`` itself.
     """
-    files = [file for file in folder.rglob("*") if is_visible(file.relative_to(folder)) and file.is_file()]
+    files = [file for file in walk_files(folder) if file.is_file()]
     series = {file.parent for file in files if not is_image_file(file) and looks_like_dicom(file)}
     if folder in series:
         raise InputError(f"{folder}: DICOM files right in it; put each series into a folder of its own, named as its mask")

@@ -6,6 +6,8 @@ import math
 import struct
 import textwrap
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -91,13 +93,23 @@ def to_native(path: Path, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def explain_unreadable(path: Path, kind: str, error: BaseException) -> InputError:
-    """The refusal of a file that a library could not read, in one line."""
-    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
-    reason = textwrap.shorten(lines[-1] if lines else type(error).__name__, 120)
-    if reason.startswith("Reason:"):
-        reason = "header or data file missing or damaged"
-    return InputError(f"{path}: cannot be read as {kind} ({reason}); copy or export it again")
+@contextmanager
+def explain_unreadable(path: Path, kind: str, *others: type[Exception]) -> Iterator[None]:
+    """Refuse a file that a library cannot read, in one line; ``others``: what it raises beside ``UNREADABLE``.
+
+    Raises:
+        InputError: it cannot be read, or what was found in it was refused.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (*UNREADABLE, *others) as error:
+        lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
+        reason = textwrap.shorten(lines[-1] if lines else type(error).__name__, 120)
+        if reason.startswith("Reason:"):
+            reason = "header or data file missing or damaged"
+        raise InputError(f"{path}: cannot be read as {kind} ({reason}); copy or export it again") from None
 
 
 def choose_volume(array: np.ndarray[Any, Any], number: int | None) -> tuple[np.ndarray[Any, Any], tuple[int, ...]]:

@@ -13,7 +13,6 @@ import SimpleITK as sitk  # noqa: N813
 
 from aaclip_med.data.volumes.checks import (
     MAX_DEFLATE_RATIO,
-    UNREADABLE,
     check_affine,
     check_shape,
     choose_volume,
@@ -23,6 +22,7 @@ from aaclip_med.data.volumes.checks import (
 from aaclip_med.data.volumes.volume import ITK_ENDINGS, LPS_TO_RAS, Volume, printable
 from aaclip_med.errors import InputError
 
+KIND = "NRRD or MetaImage"
 _META_FILE = re.compile(rb"^ElementDataFile *= *([^\r\n]+?) *\r?\n", re.MULTILINE)
 _META_COMPRESSED = re.compile(rb"^CompressedData *= *True", re.MULTILINE)
 _NRRD_FILE = re.compile(rb"^data ?file: *([^\r\n]+?) *\r?$|^\r?\n", re.MULTILINE)
@@ -35,14 +35,10 @@ def read_itk(path: Path, number: int | None) -> Volume:
     Raises:
         InputError: as ``read_volume``.
     """
-    try:
+    with explain_unreadable(path, KIND, RuntimeError):
         reader, affine, needs = _open(path, number)
         _check_data(path, needs)
         array = sitk.GetArrayFromImage(reader.Execute()).T
-    except InputError:
-        raise
-    except (*UNREADABLE, RuntimeError) as error:
-        raise explain_unreadable(path, "NRRD or MetaImage", error) from None
     array, shape = choose_volume(array, number)
     return Volume(to_native(path, array), affine, path, None, shape, is_picture=False)
 
@@ -53,12 +49,8 @@ def read_itk_grid(path: Path) -> Volume:
     Raises:
         InputError: as ``read_volume``, but for what only the voxels tell.
     """
-    try:
+    with explain_unreadable(path, KIND, RuntimeError):
         reader, affine, _ = _open(path, None)
-    except InputError:
-        raise
-    except (*UNREADABLE, RuntimeError) as error:
-        raise explain_unreadable(path, "NRRD or MetaImage", error) from None
     array, shape = choose_volume(np.broadcast_to(np.uint8(0), reader.GetSize()), None)
     return Volume(array, affine, path, None, shape, is_picture=False)
 

@@ -18,7 +18,6 @@ from nibabel.openers import ImageOpener
 from aaclip_med.arrays import is_large, make_array
 from aaclip_med.data.volumes.checks import (
     MAX_DEFLATE_RATIO,
-    UNREADABLE,
     check_affine,
     check_shape,
     choose_volume,
@@ -43,7 +42,7 @@ def read_nifti(path: Path, number: int | None) -> Volume:
     Raises:
         InputError: as ``read_volume``.
     """
-    try:
+    with explain_unreadable(path, "NIfTI"):
         image, affine, described = _open(path, number)
         if _is_compressed(path):
             with gzip.open(path) as stream, _silence_nibabel():
@@ -53,10 +52,6 @@ def read_nifti(path: Path, number: int | None) -> Volume:
                 _check_end(path, stream)
         else:
             array = _load(image.dataobj, path)
-    except InputError:
-        raise
-    except UNREADABLE as error:
-        raise explain_unreadable(path, "NIfTI", error) from None
     array, shape = choose_volume(array, number)
     return Volume(to_native(path, array), affine, path, image.header, shape, is_picture=False)
 
@@ -67,12 +62,8 @@ def read_nifti_grid(path: Path) -> Volume:
     Raises:
         InputError: as ``read_volume``, but for what only the voxels tell.
     """
-    try:
+    with explain_unreadable(path, "NIfTI"):
         image, affine, _ = _open(path, None)
-    except InputError:
-        raise
-    except UNREADABLE as error:
-        raise explain_unreadable(path, "NIfTI", error) from None
     array, shape = choose_volume(np.broadcast_to(np.uint8(0), image.shape), None)
     return Volume(array, affine, path, image.header, shape, is_picture=False)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from aaclip_med.data.volumes.checks import UNREADABLE, explain_unreadable
+from aaclip_med.data.volumes.checks import explain_unreadable
 from aaclip_med.data.volumes.volume import LPS_TO_RAS, Volume
 from aaclip_med.errors import InputError
 
@@ -19,16 +19,11 @@ def read_picture(path: Path) -> Volume:
     Raises:
         InputError: as ``read_volume``.
     """
-    try:
-        with Image.open(path) as image:
-            pages = getattr(image, "n_frames", 1)
-            if pages > 1:
-                raise InputError(f"{path}: {pages} pages in one picture; save each page as a file of its own")
-            array = _picture_array(path, image)
-    except InputError:
-        raise
-    except (*UNREADABLE, SyntaxError, Image.DecompressionBombError) as error:
-        raise explain_unreadable(path, "picture", error) from None
+    with explain_unreadable(path, "picture", SyntaxError, Image.DecompressionBombError), Image.open(path) as image:
+        pages = getattr(image, "n_frames", 1)
+        if pages > 1:
+            raise InputError(f"{path}: {pages} pages in one picture; save each page as a file of its own")
+        array = _picture_array(path, image)
     array = array.swapaxes(0, 1)[:, :, None]
     return Volume(array, LPS_TO_RAS.copy(), path, None, tuple(array.shape[:3]), is_picture=True)
 

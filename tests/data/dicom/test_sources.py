@@ -111,6 +111,15 @@ def test_a_folder_of_series_and_masks_becomes_an_index(save_series: Any, tmp_pat
     assert [(case.name, case.patient, case.label) for case in cases] == [("p.7", "p.7", 1), ("p.8", "p.8", 0)]
 
 
+def test_series_behind_a_linked_folder_are_in_the_index(save_series: Any, tmp_path: Path) -> None:
+    folder = save_series(folder="elsewhere/p.7")[0].parent
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "p.7").symlink_to(folder)
+    (case,) = build_index(tmp_path / "study", "liver-ct", unlabelled_are_normal=True)
+    assert case.image_path == tmp_path / "study" / "p.7"
+    np.testing.assert_array_equal(read_source(case.image_path).array, read_source(folder).array)
+
+
 def test_series_right_in_the_folder_are_not_passed_over(save_series: Any) -> None:
     folder = save_series()[0].parent
     nib.save(nib.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.eye(4)), folder / "b.nii.gz")
