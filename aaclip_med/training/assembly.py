@@ -15,7 +15,8 @@ from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import Adam
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -28,6 +29,7 @@ from aaclip_med.inference.refinement import find_refinement
 from aaclip_med.model.build import build_detector
 from aaclip_med.model.checkpoint import ZERO_SHOT, Checkpoint, rename_weights
 from aaclip_med.model.detector import Detector
+from aaclip_med.model.weights import hash_state
 from aaclip_med.training.augmentation import ROBUST
 from aaclip_med.training.dataset import EpochSampler, SliceDataset, TrainingSlices, gather_slices
 from aaclip_med.training.progress import StageProgress
@@ -101,14 +103,22 @@ def build_loader(
     workers = choose_workers(device) if workers is None else workers
     sampler = None
     if recipe is not None:
-        sampler = EpochSampler(dataset, seed, recipe.count_slices(len(dataset)), recipe.lesion_share, *find_rank())
+        sampler = EpochSampler(dataset, seed, recipe.count_slices(len(dataset), batch_size), recipe.lesion_share, *find_rank())
     pinned = device.type == "cuda"
     return DataLoader(dataset, batch_size=batch_size, sampler=sampler, num_workers=workers, pin_memory=pinned)
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], learning_rate: float) -> Adam:
-    """Adam with the paper's betas."""
-    return Adam(parameters, lr=learning_rate, betas=BETAS)
+def build_optimizer(parameters: Iterable[nn.Parameter], learning_rate: float, recipe: StageRecipe | None = None) -> Adam:
+    """Adam with the paper's betas; gradients are shortened as ``recipe`` says."""
+    optimizer = Adam(parameters, lr=learning_rate, betas=BETAS)
+    if recipe is not None and recipe.largest_gradient:
+        largest = recipe.largest_gradient
+
+        def shorten(optimizer: Optimizer, *_: Any) -> None:
+            clip_grad_norm_([parameter for group in optimizer.param_groups for parameter in group["params"]], largest)
+
+        optimizer.register_step_pre_hook(shorten)
+    return optimizer
 
 
 def build_schedule(optimizer: Adam, recipe: StageRecipe) -> LambdaLR:
@@ -164,6 +174,7 @@ def describe_settings(
     detector: Detector,
     slices: TrainingSlices,
     preset: str,
+    orthogonality_weight: float,
     precision: torch.dtype,
     seed: int,
     augment: bool,
@@ -172,12 +183,14 @@ def describe_settings(
     crop: bool = False,
     refinement: str = "published",
 ) -> dict[str, Any]:
-    """What a run may not change when it is taken up again."""
+    """What a run may not change when it is taken up again; ``detector`` as it is before the first step."""
     return {
         "detector": _digest(str(detector.config.to_json())),
         "tower": detector.tower_hash,
+        "adapters": hash_state(detector.adapter_state())[:16],
         "index": slices.digest[:16],
         "preset": preset,
+        "orthogonality_weight": orthogonality_weight,
         "schedule": list(schedule),
         "precision": str(precision),
         "seed": seed,

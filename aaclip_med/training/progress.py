@@ -19,6 +19,10 @@ from aaclip_med.training.ranks import find_rank, wait_for_all
 from aaclip_med.training.validation import rank_epoch
 
 
+COLLAPSE = 0.2
+"""Epochs differ by less, as long as something is learned; what saturates the anchors loses more, and learns nothing further."""
+
+
 class StageProgress:
     """A MONAI handler that writes ``<stage>_last.pt`` and ``<stage>_best.pt`` after each epoch, whole or not at all.
 
@@ -27,7 +31,8 @@ class StageProgress:
     the same numbers.
 
     The stage ends with the epoch that validation liked best; or, with ``averaged_from`` above 0, with the mean of the adapters
-    after each epoch past that share of them (stochastic weight averaging, Izmailov et al., UAI 2018).
+    after each epoch past that share of them (stochastic weight averaging, Izmailov et al., UAI 2018). One that validation likes
+    less than the best by more than ``COLLAPSE`` has unlearned all, and is left out of the mean.
     """
 
     def __init__(
@@ -51,6 +56,7 @@ class StageProgress:
         self.settings = settings
         self.averaged_from = averaged_from
         self.mean: dict[str, torch.Tensor] = {}  # double, on the CPU
+        self.averaged: list[int] = []
         self.best_score = math.nan
         self.best_epoch = 0
         self.history: list[dict[str, Any]] = []
@@ -66,17 +72,22 @@ class StageProgress:
         loss = engine.state.output["loss"].item()
         self.history.append({"epoch": engine.state.epoch, "loss": loss, **metrics})
         adapters = self.detector.adapter_state()
-        if self.averaged_from:
-            self._average(adapters, engine.state.epoch - int(self.averaged_from * engine.state.max_epochs))
-        if self.averaged_from or not score <= self.best_score:
+        better = not score <= self.best_score
+        if better:
             self.best_score, self.best_epoch = score, engine.state.epoch
+        averaging = self.averaged_from and engine.state.epoch > int(self.averaged_from * engine.state.max_epochs)
+        if averaging and not score < self.best_score - COLLAPSE:
+            self._average(adapters, engine.state.epoch)
             kept = {name: value.to(adapters[name].dtype) for name, value in self.mean.items()}
-            self._write(self.best, {"adapters": kept or adapters})
+            self._write(self.best, {"adapters": kept})
+        elif better:
+            self._write(self.best, {"adapters": adapters})
         self._write(
             self.last,
             {
                 "adapters": adapters,
                 "mean": self.mean,
+                "averaged": self.averaged,
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict(),
                 "scaler": engine.scaler.state_dict() if engine.scaler else {},
@@ -89,17 +100,17 @@ class StageProgress:
             },
         )
 
-    def _average(self, adapters: dict[str, torch.Tensor], count: int) -> None:
-        """Take in the ``count``-th of the epochs that are averaged; one before the first, below 1, is left out."""
-        if count >= 1:
-            values = {name: value.double().cpu() for name, value in adapters.items()}
-            self.mean = {name: value + (values[name] - value) / count for name, value in (self.mean or values).items()}
+    def _average(self, adapters: dict[str, torch.Tensor], epoch: int) -> None:
+        """Take ``epoch`` into the mean."""
+        self.averaged = [*self.averaged, epoch]
+        values = {name: value.double().cpu() for name, value in adapters.items()}
+        self.mean = {name: value + (values[name] - value) / len(self.averaged) for name, value in (self.mean or values).items()}
 
     def describe(self) -> dict[str, Any]:
         """What the stage ended with, and every epoch's figures."""
         ended: dict[str, Any] = {"best_epoch": self.best_epoch, "best_score": self.best_score}
         if self.mean:
-            ended = {"averaged_epochs": [int(self.averaged_from * len(self.history)) + 1, len(self.history)]}
+            ended = {"averaged_epochs": self.averaged}
         return {**ended, "epochs": self.history}
 
     def resume(self, engine: SupervisedTrainer) -> bool:
@@ -124,7 +135,7 @@ class StageProgress:
         if engine.scaler:
             engine.scaler.load_state_dict(stored["scaler"])
         self.best_score, self.best_epoch = stored["best_score"], stored["best_epoch"]
-        self.history, self.mean = stored["history"], stored["mean"]
+        self.history, self.mean, self.averaged = stored["history"], stored["mean"], stored["averaged"]
         engine.state.epoch, engine.state.iteration = stored["epoch"], stored["iteration"]
         return bool(stored["epoch"] >= engine.state.max_epochs)
 

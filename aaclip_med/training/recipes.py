@@ -11,10 +11,11 @@ class StageRecipe:
     """One stage. ``epochs`` passes over the slices; or, where 0, as many as come nearest to ``steps`` optimiser steps.
 
     ``milestones``: the steps at which the learning rate is halved. ``warmup``: steps of linear warm-up. ``lesion_share``: the
-    share of slices with lesions among those drawn; None: as they come. ``averaged_from``: the adapters after each epoch past
-    this share of them are averaged, and none is chosen: on a small validation set one wins by luck; 0: the best epoch is
-    chosen. ``robust``: augmentation for few patients, which shifts tones and moves lesions to other slices, in place of the
-    published.
+    share of slices with lesions among those drawn; None: as they come. ``largest_gradient``: longer gradients are shortened to
+    this norm, since Adam answers one that is much longer than those before with a step that leads out of all learning; 0: they
+    are left. ``averaged_from``: the adapters after each epoch past this share of them are averaged, and none is chosen: on a
+    small validation set one wins by luck; 0: the best epoch is chosen. ``robust``: augmentation for few patients, which shifts
+    tones and moves lesions to other slices, in place of the published.
     """
 
     learning_rate: float
@@ -24,16 +25,17 @@ class StageRecipe:
     milestones: tuple[int, ...] = ()
     warmup: int = 0
     lesion_share: float | None = None
+    largest_gradient: float = 0.0
     averaged_from: float = 0.0
     robust: bool = False
 
-    def count_epochs(self, slices: int) -> int:
-        """Epochs for ``slices`` training slices."""
-        return self.epochs or max(1, round(self.steps / math.ceil(self.count_slices(slices) / self.batch_size)))
+    def count_epochs(self, slices: int, batch_size: int) -> int:
+        """Epochs for ``slices`` training slices, ``batch_size`` a step."""
+        return self.epochs or max(1, round(self.steps / math.ceil(self.count_slices(slices, batch_size) / batch_size)))
 
-    def count_slices(self, slices: int) -> int:
-        """Slices drawn in an epoch: all of them, or no more than ``steps`` have room for."""
-        return slices if self.epochs else min(slices, self.steps * self.batch_size)
+    def count_slices(self, slices: int, batch_size: int) -> int:
+        """Slices drawn in an epoch: all of them, or no more than ``steps`` of ``batch_size`` have room for."""
+        return slices if self.epochs else min(slices, self.steps * batch_size)
 
     def scale_rate(self, step: int) -> float:
         """The factor on the learning rate at optimiser step ``step``, counted from 0."""
@@ -66,6 +68,7 @@ TINY = Recipe(
         milestones=(600, 780),
         warmup=20,
         lesion_share=0.75,
+        largest_gradient=1.0,
         averaged_from=0.86,
         robust=True,
     ),

@@ -366,6 +366,10 @@ def test_a_run_is_not_taken_up_with_other_settings(study: Path, adapters: Path, 
     ]
     assert main(["train", *arguments, "--index", str(study / "train.jsonl"), "--out", str(adapters.parent)]) == 2
     assert "other settings (schedule)" in capsys.readouterr().err
+    arguments[-1] = "2"
+    again = ["--adapters", str(adapters), "--index", str(study / "train.jsonl"), "--out", str(adapters.parent)]
+    assert main(["train", *arguments, *again]) == 2
+    assert "other settings (adapters)" in capsys.readouterr().err
 
 
 def test_the_shipped_adapters_give_a_first_heatmap_marked_as_a_demonstration(study: Path, tmp_path: Path) -> None:

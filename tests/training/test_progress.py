@@ -68,16 +68,32 @@ def test_a_stage_ends_with_the_epoch_that_validation_likes_best(scores: list[flo
 def test_a_stage_that_averages_ends_with_the_mean_of_its_last_epochs_whatever_validation_says_killed_or_not(
     averaged_from: float, epochs: list[int], until: int | None, tmp_path: Path
 ) -> None:
-    scores = [0.9, 0.99, 0.7, 0.8]
+    scores = [0.9, 0.99, 0.82, 0.88]
     if until is not None:
         run(scores, averaged_from, tmp_path, until)
     progress, weight = run(scores, averaged_from, tmp_path)
     assert weight == pytest.approx(sum(epoch**2 for epoch in epochs) / len(epochs))
-    assert progress.describe()["averaged_epochs"] == [epochs[0], epochs[-1]]
+    assert progress.describe()["averaged_epochs"] == epochs
     assert [epoch["epoch"] for epoch in progress.describe()["epochs"]] == [1, 2, 3, 4]
 
 
-def test_an_epoch_before_the_averaged_ones_is_kept_until_they_come(tmp_path: Path) -> None:
-    progress, weight = run([0.9, 0.8, 0.7, 0.6], 0.5, tmp_path, until=2)
+@pytest.mark.parametrize("until", [None, 3, 4])
+@pytest.mark.parametrize(
+    ("scores", "epochs"), [([0.9, 0.8, 0.5, 0.9], [4]), ([0.9, 0.8, 0.8, 0.5], [3]), ([0.8, 0.9, 0.5, 0.5], [])]
+)
+def test_an_epoch_that_has_unlearned_all_is_not_averaged_killed_or_not(
+    scores: list[float], epochs: list[int], until: int | None, tmp_path: Path
+) -> None:
+    if until is not None:
+        run(scores, 0.5, tmp_path, until)
+    progress, weight = run(scores, 0.5, tmp_path)
+    assert weight == (epochs[0] if epochs else progress.best_epoch) ** 2
+    assert progress.describe().get("averaged_epochs", []) == epochs
+    assert progress.describe().get("best_epoch") == (None if epochs else 2)
+
+
+@pytest.mark.parametrize(("scores", "best"), [([0.9, 0.8, 0.7, 0.6], 1), ([0.8, 0.9, 0.7, 0.6], 2)])
+def test_the_best_epoch_is_kept_until_the_averaged_ones_come(scores: list[float], best: int, tmp_path: Path) -> None:
+    progress, weight = run(scores, 0.5, tmp_path, until=2)
     assert not progress.mean
-    assert weight == 4
+    assert weight == best**2
