@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import sys
@@ -13,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from aaclip_med.data.digests import Digests
 from aaclip_med.data.index import Case, join
 from aaclip_med.data.planes import SlicePlan, plan_volume
 from aaclip_med.data.sources import read_source
-from aaclip_med.data.volumes import Volume, read_mask, walk_files
+from aaclip_med.data.volumes import Volume, read_mask
 from aaclip_med.data.windowing import apply_window, find_range, flat_error, scale_values
 from aaclip_med.data.writing import atomic_path
 from aaclip_med.errors import InputError
@@ -260,38 +260,6 @@ class SliceStore:
     def mask(self, item: Slice) -> Array:
         """The slice's lesion mask, (1, H, W), float32 of 0 and 1."""
         return np.load(item.folder / "masks.npy", mmap_mode="r")[item.number].astype(np.float32)[None]  # type: ignore[no-any-return]
-
-
-class Digests:
-    """SHA-256 of files, remembered by path, size and date, so that a file is read for it once."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.known: dict[str, str] = {}
-        if path.is_file():
-            with contextlib.suppress(ValueError):
-                self.known = json.loads(path.read_text())
-
-    def of(self, path: Path) -> str:
-        """The digest of a file, or of all files in a folder."""
-        files = sorted(file for file in walk_files(path) if file.is_file()) if path.is_dir() else [path]
-        return hashlib.sha256("".join(self._of_file(file) for file in files).encode()).hexdigest()
-
-    def _of_file(self, path: Path) -> str:
-        state = path.stat()
-        key = f"{path.resolve()} {state.st_size} {state.st_mtime_ns}"
-        if key not in self.known:
-            digest = hashlib.sha256()
-            with path.open("rb") as file:
-                while block := file.read(1 << 22):
-                    digest.update(block)
-            self.known[key] = digest.hexdigest()
-        return self.known[key]
-
-    def save(self) -> None:
-        """Write what is known, whole or not at all."""
-        with atomic_path(self.path) as temporary:
-            temporary.write_text(json.dumps(self.known))
 
 
 def _key(case: Case, preset: Preset, digests: Digests) -> str:

@@ -18,6 +18,8 @@ from aaclip_med.data.volumes import Volume
 from aaclip_med.data.windowing import apply_window
 from aaclip_med.presets import get_preset
 
+from .conftest import make_scan, write_scan
+
 
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
@@ -47,6 +49,19 @@ def test_a_file_with_other_content_of_the_same_size_is_cut_anew(picture: Path, t
     first = fill(picture, tmp_path / "cache")
     Image.fromarray(np.random.default_rng(1).integers(0, 255, (20, 24), dtype=np.uint8)).save(picture)
     assert fill(picture, tmp_path / "cache") != first
+
+
+@pytest.mark.parametrize("name", ["t1.mhd", "t1.nhdr"])
+def test_patients_whose_voxels_lie_beside_equal_headers_are_not_mixed_up(tmp_path: Path, name: str) -> None:
+    volumes = []
+    for seed, patient in enumerate(("p1", "p2")):
+        (tmp_path / patient).mkdir()
+        volumes.append(write_scan(tmp_path / patient / name, make_scan(seed=seed)))
+    first, second = (fill(path, tmp_path / "cache") for path in volumes)
+    assert first != second
+    for path in volumes[1].parent.iterdir():
+        shutil.copy(path, volumes[0].parent)
+    assert fill(volumes[0], tmp_path / "cache") == second
 
 
 def test_a_damaged_memory_of_digests_is_made_again(picture: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from aaclip_med.data.volumes.checks import check_voxels
 from aaclip_med.data.volumes.masks import fit_mask, read_mask
-from aaclip_med.data.volumes.reading import read_grid, read_unchecked, read_volume
+from aaclip_med.data.volumes.reading import list_files, read_grid, read_unchecked, read_volume
 from aaclip_med.data.volumes.volume import (
     ENDINGS,
     ITK_ENDINGS,
@@ -36,6 +36,7 @@ __all__ = [
     "fit_mask",
     "is_image_file",
     "is_visible",
+    "list_files",
     "printable",
     "read_grid",
     "read_mask",
