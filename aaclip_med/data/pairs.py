@@ -35,8 +35,8 @@ def build_index(
 
     Raises:
         InputError: no images, a scan without a mask (unless ``unlabelled_are_normal``) or with several, a mask without a scan
-            or with several, a mask of another geometry, an unreadable file, a pattern that does not match, patients that names and
-            folders do not tell.
+            or with several, a mask of another geometry, an unreadable file, a pattern that does not match, patients that names
+            and folders do not tell.
     """
     folder = Path(folder)
     class_name = get_preset(preset_name).class_name

@@ -211,7 +211,9 @@ def build_refusal(folder: Path, **options: Any) -> str:
 def test_a_mask_is_found_beside_its_scan(save: SaveScan, tmp_path: Path, scan: str, mask: str) -> None:
     image, mask_path = save(scan), save(mask, ILL)
     patient = image.name.partition(".")[0].removesuffix("_flair")
-    assert build_index(tmp_path, "brain-mri") == [Case(image, 1, "Brain", mask_path, patient=patient, preset="brain-mri", row=1)]
+    assert build_index(tmp_path, "brain-mri") == [
+        Case(image, 1, "Brain", mask_path, patient=patient, preset="brain-mri", row=1)
+    ]
 
 
 @pytest.mark.parametrize(("images", "masks"), [("images", "masks"), ("images", "labels"), ("imagesTr", "labelsTr")])

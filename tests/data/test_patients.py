@@ -122,6 +122,7 @@ def test_names_that_do_not_come_again_stand_for_patients_as_before() -> None:
     assert find("siteA/x1", "siteB/x2") == ["x1", "x2"]
     assert find("image_001", "image_002") == ["image_001", "image_002"]
 
+
 def test_scans_whose_names_differ_by_kind_or_time_alone_are_of_one_patient() -> None:
     assert find("p1_t1", "p1_t2", "p2_t1") == ["p1", "p1", "p2"]
     assert find("sub-01_ses-1_FLAIR", "sub-01_ses-2_FLAIR", "sub-02_ses-baseline") == ["sub-01", "sub-01", "sub-02"]

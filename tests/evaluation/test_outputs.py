@@ -256,7 +256,9 @@ def test_parts_of_one_scan_share_its_organ_mask(namesakes, tmp_path):
     Cutting(masks=tmp_path / "organs").check_names(cases)
     with pytest.raises(InputError, match=f"{cases[0].image_path} and .*p1/t1.nii.gz"):
         Cutting(masks=tmp_path / "organs").check_names([*cases, replace(cases[0], image_path=tmp_path / "p1" / "t1.nii.gz")])
-    Cutting(masks=tmp_path / "organs" / "t1.nii.gz").check_names([Case(tmp_path / f"p{n}" / "t1.nii.gz", 0, "") for n in (0, 1)])
+    Cutting(masks=tmp_path / "organs" / "t1.nii.gz").check_names(
+        [Case(tmp_path / f"p{n}" / "t1.nii.gz", 0, "") for n in (0, 1)]
+    )
 
 
 def test_the_command_and_the_function_take_the_same_options(heads, tmp_path):
