@@ -60,15 +60,17 @@ def run_calibrate(options: argparse.Namespace) -> int:
         raise InputError("--bank-weight and --bank-size are of a bank; say with --bank which rows it is made of")
     bank_rows = _choose_rows(options.bank, "train") if options.bank else []
     level_rows = _choose_rows(options.level_weights, "val") if options.level_weights else []
-    keep_apart([case for case in cases if case.label == 0], [*bank_rows, *level_rows])
+    normal = [case for case in cases if case.label == 0]
+    keep_apart(normal, [*bank_rows, *level_rows])
     keep_apart(bank_rows, level_rows)
+    cutting = make_cutting(options)
+    cutting.check_names([*normal, *bank_rows, *level_rows])
     path = options.out or (None if options.adapters in ("demo", "none") else find_checkpoint(options.adapters, options.preset))
     if path is None:
         raise InputError(f"adapters '{options.adapters}' cannot be written to; say where with --out FILE")
     prepare_output_folder(Path(path).absolute().parent)
     predictor = load(options)
     predictor.forget_calibration()
-    cutting = make_cutting(options)
     lessons = _learn(predictor, bank_rows, level_rows, cutting, options)
     calibration, scale = calibrate(cases, predictor, track, cutting, options.minimum_ml)
     store_calibration(predictor, calibration, path, scale, options.adapters, lessons)

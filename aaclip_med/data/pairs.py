@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from aaclip_med.data.dicom import looks_like_dicom
@@ -33,9 +34,9 @@ def build_index(
     ``X``, or else to the only scan named ``X_something``. ``patient``: see ``data.patients.find_patients``.
 
     Raises:
-        InputError: no images, a scan without a mask (unless ``unlabelled_are_normal``), a mask without a scan or with
-            several, a mask of another geometry, an unreadable file, a pattern that does not match, patients that names and
-            folders do not tell.
+        InputError: no images, a scan without a mask (unless ``unlabelled_are_normal``) or with several, a mask without a scan
+            or with several, a mask of another geometry, an unreadable file, a pattern that does not match, patients that names
+            and folders do not tell.
     """
     folder = Path(folder)
     class_name = get_preset(preset_name).class_name
@@ -78,31 +79,40 @@ def _list_scans(folder: Path) -> list[Path]:
 
 
 def _pair_folders(images: Path, masks: Path) -> dict[Path, Path | None]:
-    found = {mask.parent.relative_to(masks) / case_name(mask): mask for mask in find_images([masks])}
-    pairs = {image: found.pop(image.parent.relative_to(images) / case_name(image), None) for image in _list_scans(images)}
-    if found:
-        raise InputError(join([f"{mask}: no image of this name in {images}" for mask in found.values()]))
-    return pairs
+    scans: dict[Path, list[Path]] = defaultdict(list)
+    for image in _list_scans(images):
+        scans[image.parent.relative_to(images) / case_name(image)].append(image)
+    owners = {mask: scans.get(mask.parent.relative_to(masks) / case_name(mask), []) for mask in find_images([masks])}
+    return _pair([image for alike in scans.values() for image in alike], owners, f"no image of this name in {images}")
 
 
 def _pair_suffixes(files: Sequence[Path], suffixes: tuple[str, ...]) -> dict[Path, Path | None]:
     stems = {file: mask_stem(case_name(file), suffixes) for file in files}
-    pairs: dict[Path, Path | None] = {file: None for file in files if stems[file] is None}
-    problems = []
+    images = [file for file in files if stems[file] is None]
+    owners = {}
     for mask, stem in stems.items():
-        if stem is None:
-            continue
-        beside = [image for image in pairs if image.parent == mask.parent]
-        owners = [image for image in beside if case_name(image) == stem] or [
-            image for image in beside if case_name(image).rpartition("_")[0] == stem
-        ]
-        if len(owners) != 1:
-            belongs = f"could belong to {', '.join(image.name for image in owners)}" if owners else "belongs to no scan"
-            problems.append(f"{mask}: this mask {belongs}; name it after its scan")
-        elif pairs[owners[0]] is not None:
-            problems.append(f"{mask}: {owners[0].name} has another mask, {pairs[owners[0]]}; keep one")
+        if stem is not None:
+            beside = [image for image in images if image.parent == mask.parent]
+            owners[mask] = [image for image in beside if case_name(image) == stem] or [
+                image for image in beside if case_name(image).rpartition("_")[0] == stem
+            ]
+    return _pair(images, owners, "this mask belongs to no scan; name it after its scan")
+
+
+def _pair(images: Sequence[Path], owners: Mapping[Path, Sequence[Path]], lost: str) -> dict[Path, Path | None]:
+    """Each image with its mask. ``owners``: the images each mask could belong to; ``lost``: what to say where there is none."""
+    pairs: dict[Path, Path | None] = dict.fromkeys(images)
+    problems = []
+    for mask, own in owners.items():
+        if not own:
+            problems.append(f"{mask}: {lost}")
+        elif len(own) > 1:
+            names = ", ".join(image.name for image in own)
+            problems.append(f"{mask}: this mask could belong to {names}; name it after its scan")
+        elif pairs[own[0]] is not None:
+            problems.append(f"{mask}: {own[0].name} has another mask, {pairs[own[0]]}; keep one")
         else:
-            pairs[owners[0]] = mask
+            pairs[own[0]] = mask
     if problems:
         raise InputError(join(problems))
     return pairs

@@ -18,28 +18,31 @@ _KINDS = (
 """Words for the kind of a scan."""
 _SETS = (
     "train|training|val|valid|validation|test|testing|normals?|abnormal|healthy|controls?|patients|subjects|cases|good|ungood|bad|"
-    "ill|baseline|followup"
+    "ill"
 )
 """Words for folders of many patients."""
-_TIMES = "(ses|session|visit|timepoint|tp|day|week|month|year|run|acq)[0-9]*"
+_TIMES = r"baseline|followup|(ses|session|visit|timepoint|tp|day|week|month|year|run|acq)[\W_]*[0-9]*"
 """One scan of several of a patient."""
 _GENERAL = "images?|img|scans?|vol|volumes?|series|data"
 """Words that say nothing. A number behind one says nothing in a scan's name, but may be a patient in a folder's."""
 _FOLDER = re.compile(f"{_KINDS}|{_SETS}|{_TIMES}|{_GENERAL}")
 _NAME = re.compile(f"{_KINDS}|{_SETS}|{_TIMES}|({_GENERAL})[0-9]*")
+_TAIL = re.compile(rf"(?<=[^\W_])([\W_]+({_KINDS}|{_TIMES}))+$", re.IGNORECASE)
+"""What tells the scans of a patient apart, at the end of a name."""
 
 
 def find_patients(images: Sequence[Path], folder: Path, pattern: str | None = None) -> list[str]:
     """The patient of each of ``images``, which lie below ``folder``.
 
     pattern: a regular expression of one group, searched in the path below ``folder`` without its ending, with and without a
-    slash before it, and in the case name. Without one a patient is
+    slash before it, and in the case name. Without one a scan's name is its case name without the words for kind and time at
+    its end, ``p1`` of ``p1_ses-2_t1``, and a patient is
 
-    - the folder that begins the names of its scans: ``p1/p1_t1`` is of p1;
+    - the folder that begins the names of its scans: ``p1/p1_registered`` is of p1;
     - where a name is found in several folders or is a mere word for a kind of scan: the one part of the path that tells scans
       apart and is no word for a kind of scan, a session or a set. ``p1/t1`` and ``p1/flair`` beside ``p2/t1`` are of p1,
       ``t1/p1`` and ``flair/p1`` too;
-    - else the case name.
+    - else the name.
 
     Raises:
         InputError: the path does not tell it, or the pattern is none, does not match or means two things.
@@ -47,9 +50,13 @@ def find_patients(images: Sequence[Path], folder: Path, pattern: str | None = No
     places = [(*image.parent.relative_to(folder).parts, case_name(image)) for image in images]
     if pattern is not None:
         return _search_patients(images, places, pattern)
+    places = [(*folders, _TAIL.sub("", name)) for *folders, name in places]
     names = [place[-1] for place in places]
     shared = set.intersection(*map(set, places)) if len(places) > 1 else set()
-    told = [[part for part in place[:-1] if part not in shared and not _is_word(part, _FOLDER)] for place in places]
+    told = [
+        [part for part in folders if (part not in shared or part == name) and not _is_word(part, _FOLDER)]
+        for *folders, name in places
+    ]
     doubtful = _find_doubtful(places)
     if not doubtful:
         heads = [[part for part in parts if _begins(part, name)] for parts, name in zip(told, names, strict=True)]
@@ -69,7 +76,7 @@ def find_patients(images: Sequence[Path], folder: Path, pattern: str | None = No
 
 
 def _find_doubtful(places: Sequence[tuple[str, ...]]) -> set[str]:
-    """The case names that cannot stand for a patient: those in several folders (but for case), and mere words."""
+    """The names that cannot stand for a patient: those in several folders (but for case), and mere words."""
     folders: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     for *folder, name in places:
         folders[name.casefold()].add(tuple(folder))

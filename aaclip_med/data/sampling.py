@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import zlib
 from collections import defaultdict
@@ -13,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from aaclip_med.data.digests import hash_file
 from aaclip_med.data.index import SPLITS, Case, SplitName, join
 from aaclip_med.data.patients import find_patients
-from aaclip_med.data.volumes import PICTURE_ENDINGS
+from aaclip_med.data.volumes import PICTURE_ENDINGS, list_files
 from aaclip_med.errors import InputError
 
 
@@ -104,8 +104,8 @@ def check_leaks(cases: Sequence[Case]) -> None:
 def check_copies(cases: Sequence[Case]) -> None:
     """Make sure that no file's content is in two splits. Cases without a split, and folders, do not count.
 
-    Only files of equal size are read: SHA-256 of their bytes tells whether they are the same. The same picture saved
-    in another way is not found.
+    Only files of equal size are read: SHA-256 of their bytes tells whether they are the same, for a volume of several files
+    that of each. The same picture saved in another way is not found.
 
     Raises:
         InputError: one is; the first ten are named.
@@ -152,14 +152,14 @@ def _is_picture(case: Case) -> bool:
 
 
 def _group_by_content(cases: Sequence[Case]) -> list[list[Case]]:
-    by_size: dict[int, list[Case]] = defaultdict(list)
+    by_size: dict[tuple[int, ...], list[Case]] = defaultdict(list)
     for case in cases:
-        by_size[case.image_path.stat().st_size].append(case)
-    by_content: dict[str, list[Case]] = defaultdict(list)
+        by_size[tuple(file.stat().st_size for file in list_files(case.image_path))].append(case)
+    by_content: dict[tuple[str, ...], list[Case]] = defaultdict(list)
     for alike in by_size.values():
         if len({case.split for case in alike}) > 1:
             for case in alike:
-                by_content[hashlib.sha256(case.image_path.read_bytes()).hexdigest()].append(case)
+                by_content[tuple(map(hash_file, list_files(case.image_path)))].append(case)
     return [group for group in by_content.values() if len(group) > 1]
 
 

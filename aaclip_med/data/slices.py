@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import sys
@@ -13,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from aaclip_med.data.digests import Digests
 from aaclip_med.data.index import Case, join
 from aaclip_med.data.planes import SlicePlan, plan_volume
 from aaclip_med.data.sources import read_source
-from aaclip_med.data.volumes import Volume, read_mask, walk_files
+from aaclip_med.data.volumes import Volume, read_mask
 from aaclip_med.data.windowing import apply_window, find_range, flat_error, scale_values
 from aaclip_med.data.writing import atomic_path
 from aaclip_med.errors import InputError
@@ -24,7 +24,7 @@ from aaclip_med.presets import Preset, get_preset
 
 Array = np.ndarray[Any, Any]
 
-LAYOUT = 2
+LAYOUT = 3
 """Of a case's folder in a store; a folder of another layout is not found."""
 CROP_MARGIN = 0.05
 """Of the foreground's height and width, on each side."""
@@ -200,19 +200,20 @@ def cut_case(case: Case, preset: Preset) -> CutCase:
 
 @dataclass(frozen=True)
 class Slice:
-    """One slice of a store: its case, its number in the volume, whether its mask holds a lesion."""
+    """One slice of a store: its case, its number in the volume, whether its mask holds a lesion, its place in the files."""
 
     case: Case
     number: int
     label: int
     folder: Path
+    place: int
 
 
 class SliceStore:
     """Slices with masks, read back from memory-mapped files: a second epoch decodes no volume again.
 
-    A case's files lie in a folder named by the content of its image and masks, its preset and its plane, written whole or not
-    at all; so a store can be shared by runs, and a file that was moved or touched is not read again.
+    A case's files hold the slices it uses. They lie in a folder named by the content of its image and masks, its preset and its
+    plane, written whole or not at all; so a store can be shared by runs, and a file that was moved is not read again.
     """
 
     def __init__(
@@ -233,7 +234,7 @@ class SliceStore:
             if not (folder / "slices.json").is_file():
                 _write_case(case, preset, folder)
             stored = json.loads((folder / "slices.json").read_text())
-            self.slices += [Slice(case, number, label, folder) for number, label in stored]
+            self.slices += [Slice(case, number, label, folder, place) for place, (number, label) in enumerate(stored)]
             if case.label != any(label for _, label in stored):
                 said, shown = ("abnormal", "empty") if case.label else ("normal", "not empty")
                 conflicts.append(
@@ -249,49 +250,17 @@ class SliceStore:
 
     def image(self, item: Slice) -> Array:
         """The windowed slice, (1 or 3, H, W), float32 in [0, 1]."""
-        picture = np.load(item.folder / "images.npy", mmap_mode="r")[item.number].astype(np.float32)
+        picture = np.load(item.folder / "images.npy", mmap_mode="r")[item.place].astype(np.float32)
         return picture[None] if picture.ndim == 2 else np.moveaxis(picture, -1, 0)
 
     def organ(self, item: Slice) -> Array | None:
         """The slice's part of the organ that is looked at, (H, W) bool; None: all of it is."""
         path = item.folder / "organ.npy"
-        return np.load(path, mmap_mode="r")[item.number] if path.is_file() else None
+        return np.load(path, mmap_mode="r")[item.place] if path.is_file() else None
 
     def mask(self, item: Slice) -> Array:
         """The slice's lesion mask, (1, H, W), float32 of 0 and 1."""
-        return np.load(item.folder / "masks.npy", mmap_mode="r")[item.number].astype(np.float32)[None]  # type: ignore[no-any-return]
-
-
-class Digests:
-    """SHA-256 of files, remembered by path, size and date, so that a file is read for it once."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.known: dict[str, str] = {}
-        if path.is_file():
-            with contextlib.suppress(ValueError):
-                self.known = json.loads(path.read_text())
-
-    def of(self, path: Path) -> str:
-        """The digest of a file, or of all files in a folder."""
-        files = sorted(file for file in walk_files(path) if file.is_file()) if path.is_dir() else [path]
-        return hashlib.sha256("".join(self._of_file(file) for file in files).encode()).hexdigest()
-
-    def _of_file(self, path: Path) -> str:
-        state = path.stat()
-        key = f"{path.resolve()} {state.st_size} {state.st_mtime_ns}"
-        if key not in self.known:
-            digest = hashlib.sha256()
-            with path.open("rb") as file:
-                while block := file.read(1 << 22):
-                    digest.update(block)
-            self.known[key] = digest.hexdigest()
-        return self.known[key]
-
-    def save(self) -> None:
-        """Write what is known, whole or not at all."""
-        with atomic_path(self.path) as temporary:
-            temporary.write_text(json.dumps(self.known))
+        return np.load(item.folder / "masks.npy", mmap_mode="r")[item.place].astype(np.float32)[None]  # type: ignore[no-any-return]
 
 
 def _key(case: Case, preset: Preset, digests: Digests) -> str:
@@ -317,9 +286,9 @@ def _write_case(case: Case, preset: Preset, folder: Path) -> None:
         raise InputError(f"{case.image_path} is abnormal and has no mask; training needs one (mask_path in its index row)")
     folder.mkdir(parents=True, exist_ok=True)
     labels = [[s, int(cut.masks[s].any())] for s in cut.used]
-    arrays = {"images.npy": cut.images[:].astype(np.float16), "masks.npy": cut.masks}
+    arrays = {"images.npy": cut.images[cut.used].astype(np.float16), "masks.npy": cut.masks[cut.used]}
     if cut.organ is not None:
-        arrays["organ.npy"] = cut.organ
+        arrays["organ.npy"] = cut.organ[cut.used]
     for name, array in arrays.items():
         with atomic_path(folder / name) as path, path.open("wb") as file:
             np.save(file, np.ascontiguousarray(array))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from aaclip_med.data.dicom import Series, list_series, looks_like_dicom, read_series
 from aaclip_med.data.scans import find_scans, number_names, unique_names
-from aaclip_med.data.volumes import ENDINGS, Volume, is_image_file, read_volume, walk_files
+from aaclip_med.data.volumes import ENDINGS, Volume, is_image_file, list_files, read_volume, walk_files
 from aaclip_med.errors import InputError
 
 Spacing = tuple[float, float, float]
@@ -84,7 +84,7 @@ def find_sources(paths: Sequence[str | Path], number: int | None = None, spacing
         passed_over += [PassedOver(path, "a result of an earlier run") for path in scans if path in results]
         scans = [path for path in scans if path not in results]
         sources += [
-            Source(name, path, _files_of(path), partial(read_volume, path, number=number))
+            Source(name, path, list_files(path), partial(read_volume, path, number=number))
             for name, path in zip(unique_names(scans), scans, strict=True)
         ]
     for series in list_series(dicom) if dicom else []:
@@ -128,12 +128,6 @@ def _is_result(path: Path, named: Sequence[Path]) -> bool:
         if (folder / RUN_MARK).is_file():
             return True
     return False
-
-
-def _files_of(path: Path) -> tuple[Path, ...]:
-    """The file, and the header of an ``.img``."""
-    header = path.with_suffix(".hdr")
-    return (path, header) if path.suffix.lower() == ".img" and header.is_file() else (path,)
 
 
 def _read_part(part: Series, spacing_mm: Spacing | None) -> Volume:

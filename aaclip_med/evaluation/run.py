@@ -41,9 +41,11 @@ def evaluate_cases(
     score, ``max``, or ``top1%`` and the like; None: what the refinement says. ``seed``: of the intervals' draws.
 
     Raises:
-        InputError: the image score is unknown, or the industrial protocol is asked for with a stride or all planes.
+        InputError: the image score is unknown, the industrial protocol is asked for with a stride or all planes, or two scans
+            would share an organ mask.
     """
     cutting = cutting or Cutting()
+    cutting.check_names(cases)
     refinement = predictor.refinement
     if image_score is not None:
         refinement = replace(refinement, pool_share=read_share(image_score))

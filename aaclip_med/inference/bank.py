@@ -43,16 +43,18 @@ def collect_bank(
     Patches of the body are drawn from slices without a lesion, from all of ``cases`` alike; of these a coreset is kept.
 
     Raises:
-        InputError: no case has such a slice, one cannot be read, or the size is below 1.
+        InputError: no case has such a slice, one cannot be read, two would share an organ mask, or the size is below 1.
         MemoryError: the GPU's memory is full.
     """
     if size < 1:
         raise InputError(f"a bank of {size} patches: take 1 or more")
+    cutting = cutting or Cutting()
+    cutting.check_names(cases)
     rng = np.random.default_rng(seed)
     share = math.ceil(CANDIDATES * size / max(1, len(cases)))
     kept: list[list[torch.Tensor]] = [[] for _ in predictor.detector.levels]
     for case in track(cases):
-        for cut in cut_planes(case, predictor, cutting or Cutting()):
+        for cut in cut_planes(case, predictor, cutting):
             for features in _draw_patches(cut, predictor, share, rng):
                 for bank, level in zip(kept, features, strict=True):
                     bank.append(level)

@@ -43,12 +43,14 @@ def calibrate(
     Rows of abnormal cases are left out. Heatmaps wait in the system's temporary folder until the scale is known.
 
     Raises:
-        InputError: no row is normal, a normal case cannot be read, or the cases differ in what a calibration must share.
+        InputError: no row is normal, a normal case cannot be read, two would share an organ mask, or the cases differ in what a
+            calibration must share.
     """
     cutting = cutting or Cutting()
     normal = [case for case in cases if case.label == 0]
     if not normal:
         raise InputError("no normal case (label 0) in this index; calibration needs normal cases that were not trained on")
+    cutting.check_names(normal)
     scale = _agree(normal, predictor, cutting)
     builder = CalibrationBuilder(-LOG_ODDS_LIMIT, LOG_ODDS_LIMIT)
     with tempfile.TemporaryDirectory() as scratch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -44,6 +45,23 @@ class Cutting:
         if not found:
             raise InputError(f"{name}: no organ mask {name}.nii.gz in {self.masks}; name it as the case")
         return found[0]
+
+    def check_names(self, cases: Iterable[Case]) -> None:
+        """Make sure that a folder of masks has another mask for each scan, though it may have one for several rows of it.
+
+        Raises:
+            InputError: two scans have the same name.
+        """
+        if self.masks is None or self.masks.is_file():
+            return
+        named: dict[str, Path] = {}
+        for case in cases:
+            first = named.setdefault(case.name, case.image_path)
+            if first.resolve() != case.image_path.resolve():
+                raise InputError(
+                    f"{first} and {case.image_path}: two scans have the name {case.name}, and would share a mask in "
+                    f"{self.masks}; name the organ mask of each in its row, as organ_path"
+                )
 
 
 def adapt_case(case: Case, predictor: Predictor, cutting: Cutting) -> Case:

@@ -46,8 +46,11 @@ def learn_levels(
     maps are mixed afterwards.
 
     Raises:
-        InputError: there are no cases, none has a lesion, or one has none of its mask or cannot be read.
+        InputError: there are no cases, none has a lesion, one has none of its mask or cannot be read, or two would share an
+            organ mask.
     """
+    cutting = cutting or Cutting()
+    cutting.check_names(cases)
     refinement, bank = predictor.refinement, predictor.bank
     count = len(predictor.detector.levels)
     columns = []
@@ -55,7 +58,7 @@ def learn_levels(
         for level in range(count):
             alone = tuple(float(level == number) for number in range(count))
             predictor.refine(replace(refinement, level_weights=alone), bank)
-            samples = list(_sample(cases, predictor, track, cutting or Cutting(), seed))
+            samples = list(_sample(cases, predictor, track, cutting, seed))
             columns.append(np.concatenate([scores for scores, _, _ in samples]) if samples else np.zeros(0, np.float32))
     finally:
         predictor.refine(refinement, bank)

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from aaclip_med.data.index import Case, SplitName, read_index
-from aaclip_med.data.sampling import check_leaks, patient_of
+from aaclip_med.data.sampling import check_leaks, name_patients, patient_of
 from aaclip_med.data.slices import Slice, SliceStore
 from aaclip_med.data.sources import read_source
 from aaclip_med.data.synthesis import Synthesis
@@ -220,15 +220,16 @@ def gather_slices(
     a list too. ``crop``: slices are cut down to the foreground.
 
     Validation slices are the rows of split ``val``. Without such rows a fifth of the patients is kept for it, drawn by
-    ``seed``; of fewer than five patients, a block of slices of each volume with a gap beside it.
+    ``seed``; of fewer than five patients, a block of slices of each volume with a gap beside it. An index's rows without
+    ``patient`` get one, see ``name_patients``; those of a list go by their file names.
 
     Raises:
-        InputError: the index or a case is faulty, a patient is in two splits, or no lesion (``normal_only``: no normal slice)
-            is left to train on.
+        InputError: the index or a case is faulty, a patient is in two splits or cannot be told, or no lesion (``normal_only``:
+            no normal slice) is left to train on.
     """
     if isinstance(index, (str, Path)):
         name = str(index)
-        cases = [case for case in read_index(index, root) if case.split != "test"]
+        cases = [case for case in name_patients(read_index(index, root)) if case.split != "test"]
     else:
         name = f"the list of {len(index)} rows"
         cases = [*_list_cases(index, preset, "train"), *_list_cases(own_validation or [], preset, "val")]

@@ -58,6 +58,8 @@ def write_scan(path: Path, array: np.ndarray, affine: np.ndarray | None = None) 
     name = path.name.lower()
     if name.endswith((".nii", ".nii.gz")):
         nib.save(nib.Nifti1Image(array, affine), path)
+    elif name.endswith((".img", ".img.gz")):
+        nib.save(nib.Nifti1Pair(array, affine), path)
     elif name.endswith((".nrrd", ".nhdr", ".mha", ".mhd")):
         image = sitk.GetImageFromArray(np.ascontiguousarray(array.T))
         lps = LPS_TO_RAS @ affine

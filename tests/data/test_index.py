@@ -210,8 +210,10 @@ def build_refusal(folder: Path, **options: Any) -> str:
 )
 def test_a_mask_is_found_beside_its_scan(save: SaveScan, tmp_path: Path, scan: str, mask: str) -> None:
     image, mask_path = save(scan), save(mask, ILL)
-    name = image.name.partition(".")[0]
-    assert build_index(tmp_path, "brain-mri") == [Case(image, 1, "Brain", mask_path, patient=name, preset="brain-mri", row=1)]
+    patient = image.name.partition(".")[0].removesuffix("_flair")
+    assert build_index(tmp_path, "brain-mri") == [
+        Case(image, 1, "Brain", mask_path, patient=patient, preset="brain-mri", row=1)
+    ]
 
 
 @pytest.mark.parametrize(("images", "masks"), [("images", "masks"), ("images", "labels"), ("imagesTr", "labelsTr")])
@@ -259,6 +261,15 @@ def test_a_mask_without_a_scan_and_a_scan_with_two_masks_are_refused(save: SaveS
     save("c/images/p1.nii.gz")
     save("c/masks/p9.nii.gz", ILL)
     assert "no image of this name" in build_refusal(tmp_path / "c")
+
+
+def test_files_of_one_name_and_different_endings_are_refused_in_folders_side_by_side(save: SaveScan, tmp_path: Path) -> None:
+    for name in ("a/images/p1.nii.gz", "a/masks/p1.nii", "a/masks/p1.nii.gz", "b/images/p1.nii", "b/images/p1.nrrd"):
+        save(name, ILL)
+    masks = tmp_path / "a" / "masks"
+    assert f"{masks / 'p1.nii.gz'}: p1.nii.gz has another mask, {masks / 'p1.nii'}; keep one" in build_refusal(tmp_path / "a")
+    save("b/masks/p1.nii", ILL)
+    assert "could belong to p1.nii, p1.nrrd" in build_refusal(tmp_path / "b", unlabelled_are_normal=True)
 
 
 def test_a_mask_of_another_geometry_is_refused(save: SaveScan, tmp_path: Path) -> None:

@@ -40,6 +40,13 @@ LAYOUTS = {
     "BIDS with sessions": "{p}/{v}/anat/{p}_{v}_{k}",
     "BraTS": "{p}/{p}_{k}",
     "flat": "{p}",
+    "flat, by kind": "{p}_{k}",
+    "flat, with sessions": "{p}_{v}_{k}",
+    "flat, with sessions last": "{p}-{k}-{v}",
+    "flat, as BIDS": "{p}_{v}_run-01_{k}",
+    "sets, with sessions": "{s}/{p}_{v}_{k}",
+    "a folder a kind, with sessions": "{k}/{p}_{v}",
+    "a folder a session, in names too": "{v}/{p}_{k}",
     "sets": "{s}/{p}",
 }
 
@@ -114,7 +121,17 @@ def test_names_that_do_not_come_again_stand_for_patients_as_before() -> None:
     assert find("healthy/a", "healthy/b", "ill/c") == ["a", "b", "c"]
     assert find("siteA/x1", "siteB/x2") == ["x1", "x2"]
     assert find("image_001", "image_002") == ["image_001", "image_002"]
-    assert find("p1_t1", "p1_flair") == ["p1_t1", "p1_flair"]
+
+
+def test_scans_whose_names_differ_by_kind_or_time_alone_are_of_one_patient() -> None:
+    assert find("p1_t1", "p1_t2", "p2_t1") == ["p1", "p1", "p2"]
+    assert find("sub-01_ses-1_FLAIR", "sub-01_ses-2_FLAIR", "sub-02_ses-baseline") == ["sub-01", "sub-01", "sub-02"]
+    assert find("train/p1_t1", "test/p1_t1", "train/p2_visit2") == ["p1", "p1", "p2"]
+    assert find("liver_scan_1", "liver_scan_2", "head_0", "head_1") == ["liver_scan_1", "liver_scan_2", "head_0", "head_1"]
+    assert find("sub-01/ses-1/sub-01_ses-1_T1w", "sub-01/ses-2/sub-01_ses-2_T1w") == ["sub-01", "sub-01"]
+    assert find("liver/liver_0", "liver/liver_1", "liver/liver_2_ct") == ["liver_0", "liver_1", "liver_2"]
+    with pytest.raises(InputError, match="p1 is the name"):
+        find("a/p1_t1", "b/p1_t2", "b/p2_t1")
 
 
 def test_a_pattern_finds_the_patient_in_the_path_below_the_folder() -> None:

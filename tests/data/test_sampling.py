@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from aaclip_med.cli.main import main
 from aaclip_med.data.index import SPLITS, Case
-from aaclip_med.data.sampling import check_leaks, few_shot, patient_of, split_by_patient
+from aaclip_med.data.sampling import check_copies, check_leaks, few_shot, patient_of, split_by_patient
 from aaclip_med.errors import InputError
 
 from .conftest import make_scan, write_scan
@@ -188,3 +188,13 @@ def test_a_copy_of_a_file_in_another_split_is_a_leak_for_index_check_and_split(
     assert not (tmp_path / "out.jsonl").exists()
     index.write_text(row % ("a", "train") + row % ("b", "train") + row % ("c", "test"))
     assert main(["index", "check", str(index)]) == 0
+
+
+def test_scans_that_share_a_header_and_not_their_voxels_are_no_copies(tmp_path: Path) -> None:
+    cases = []
+    for seed, split in ((0, "train"), (1, "test"), (1, "val")):
+        (tmp_path / split).mkdir()
+        cases.append(Case(write_scan(tmp_path / split / "t1.mhd", make_scan(seed=seed)), 0, "Brain", split=split))
+    check_copies(cases[:2])
+    with pytest.raises(InputError, match=r"test/t1.mhd and .*val/t1.mhd are the same file, in val and test"):
+        check_copies(cases)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -17,6 +18,8 @@ from aaclip_med.data.slices import SliceStore, cut_case, cut_volume
 from aaclip_med.data.volumes import Volume
 from aaclip_med.data.windowing import apply_window
 from aaclip_med.presets import get_preset
+
+from .conftest import make_scan, write_scan
 
 
 @pytest.fixture
@@ -47,6 +50,19 @@ def test_a_file_with_other_content_of_the_same_size_is_cut_anew(picture: Path, t
     first = fill(picture, tmp_path / "cache")
     Image.fromarray(np.random.default_rng(1).integers(0, 255, (20, 24), dtype=np.uint8)).save(picture)
     assert fill(picture, tmp_path / "cache") != first
+
+
+@pytest.mark.parametrize("name", ["t1.mhd", "t1.nhdr"])
+def test_patients_whose_voxels_lie_beside_equal_headers_are_not_mixed_up(tmp_path: Path, name: str) -> None:
+    volumes = []
+    for seed, patient in enumerate(("p1", "p2")):
+        (tmp_path / patient).mkdir()
+        volumes.append(write_scan(tmp_path / patient / name, make_scan(seed=seed)))
+    first, second = (fill(path, tmp_path / "cache") for path in volumes)
+    assert first != second
+    for path in volumes[1].parent.iterdir():
+        shutil.copy(path, volumes[0].parent)
+    assert fill(volumes[0], tmp_path / "cache") == second
 
 
 def test_a_damaged_memory_of_digests_is_made_again(picture: Path, tmp_path: Path) -> None:
@@ -106,3 +122,22 @@ def test_choosing_neighbouring_slices_copies_nothing(tmp_path: Path) -> None:
     volume = Volume(array, np.eye(4), tmp_path / "x.nii", None, array.shape, is_picture=False)
     images = cut_volume(volume, get_preset("brain-mri")).images
     assert np.shares_memory(images.choose(range(2, 7)).stack, array)
+
+
+def test_a_row_of_some_slices_keeps_no_others_and_gives_what_the_whole_volume_gives(tmp_path: Path) -> None:
+    array, organ = make_scan((10, 11, 12)), np.ones((10, 11, 12), np.uint8)
+    organ[:5] = 0
+    organ[:, :, 6] = 0
+    mask = organ.copy()
+    mask[:, :4] = 0
+    paths = [write_scan(tmp_path / f"{name}.nii.gz", part) for name, part in (("a", array), ("mask", mask), ("organ", organ))]
+    case = Case(paths[0], 1, "Brain", paths[1], organ_path=paths[2])
+    rows = [replace(case, slices=(first, last)) for first, last in ((0, 0), (5, 8))]
+    whole, parts = (SliceStore(cases, get_preset("brain-mri"), tmp_path / "cache") for cases in ([case], rows))
+    assert [item.number for item in parts.slices] == [0, 5, 7, 8]
+    assert [len(np.load(item.folder / "images.npy")) for item in parts.slices] == [1, 3, 3, 3]
+    every, drawn = {item.number: item for item in whole.slices}, cut_case(case, get_preset("brain-mri")).masks
+    for item in parts.slices:
+        for read in (SliceStore.image, SliceStore.mask, SliceStore.organ):
+            np.testing.assert_array_equal(read(parts, item), read(whole, every[item.number]))
+        np.testing.assert_array_equal(parts.mask(item)[0], drawn[item.number])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ import pytest
 from PIL import Image
 
 from aaclip_med.cli.main import main
-from aaclip_med.data.index import read_index
+from aaclip_med.data.index import Case, read_index
+from aaclip_med.errors import InputError
 from aaclip_med.evaluation.montage import _choose
 from aaclip_med.evaluation.plots import build_curves
 from aaclip_med.evaluation.report import build_latex
@@ -216,6 +219,46 @@ def test_an_organ_mask_and_a_window_change_what_is_judged(heads, tmp_path):
     assert metrics["normal_mean_intensity"] == pytest.approx(((np.concatenate(shown) - 100) / 800).mean(), rel=0.05)
     assert metrics["slice_score"] == "the mean of its map's highest 5 %, smoothed along a volume (Gaussian, 0.4 patches)"
     assert metrics["slice_score"] in (tmp_path / "out" / "metrics.md").read_text()
+
+
+@pytest.fixture
+def namesakes(heads: Path, tmp_path: Path) -> list[dict[str, object]]:
+    """Rows of p0/t1, p1/t1 and p2/t1, normal; ``organs`` has a mask for t1."""
+    rows = []
+    for number in range(3):
+        (tmp_path / f"p{number}").mkdir()
+        scan = shutil.copy(heads / f"head_{2 * number}.nii.gz", tmp_path / f"p{number}" / "t1.nii.gz")
+        rows.append({"image_path": str(scan), "label": 0, "class_name": "Brain", "patient": f"p{number}"})
+    (tmp_path / "organs").mkdir()
+    shutil.copy(heads / "mask_1.nii.gz", tmp_path / "organs" / "t1.nii.gz")
+    return rows
+
+
+@pytest.mark.parametrize("command", ["evaluate", "calibrate", "calibrate --bank", "calibrate --level-weights"])
+def test_two_scans_of_one_name_do_not_share_an_organ_mask(namesakes, command, tmp_path, capsys):
+    index, other = tmp_path / "index.jsonl", tmp_path / "other.jsonl"
+    name, *option = command.split()
+    index.write_text("".join(json.dumps(row) + "\n" for row in (namesakes[:1] if option else namesakes[:2])))
+    other.write_text(json.dumps(namesakes[2]) + "\n")
+    out = tmp_path / ("out" if name == "evaluate" else "out.safetensors")
+    options = [*OPTIONS, "--mask", str(tmp_path / "organs"), "--out", str(out), *option, *([str(other)] if option else [])]
+    assert main([name, "--index", str(index), *options]) == 2
+    assert "two scans have the name t1" in (said := capsys.readouterr().err)
+    assert "name the organ mask of each in its row, as organ_path" in said
+    assert not (out / "metrics.json").exists()
+    assert not out.is_file()
+
+
+def test_parts_of_one_scan_share_its_organ_mask(namesakes, tmp_path):
+    rows = [namesakes[0] | {"slices": slices} for slices in ([2, 3], [4, 4])]
+    (tmp_path / "index.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    cases = read_index(tmp_path / "index.jsonl")
+    Cutting(masks=tmp_path / "organs").check_names(cases)
+    with pytest.raises(InputError, match=f"{cases[0].image_path} and .*p1/t1.nii.gz"):
+        Cutting(masks=tmp_path / "organs").check_names([*cases, replace(cases[0], image_path=tmp_path / "p1" / "t1.nii.gz")])
+    Cutting(masks=tmp_path / "organs" / "t1.nii.gz").check_names(
+        [Case(tmp_path / f"p{n}" / "t1.nii.gz", 0, "") for n in (0, 1)]
+    )
 
 
 def test_the_command_and_the_function_take_the_same_options(heads, tmp_path):

@@ -1,21 +1,25 @@
-"""Which slices an epoch draws."""
+"""Which slices are trained on, and which an epoch draws."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from aaclip_med.cli.main import main
 from aaclip_med.data.index import Case
 from aaclip_med.data.slices import SliceStore
 from aaclip_med.presets import get_preset
 from aaclip_med.training.assembly import build_loader, choose_workers
 from aaclip_med.training.augmentation import ROBUST
-from aaclip_med.training.dataset import EpochSampler, SliceDataset
+from aaclip_med.training.dataset import EpochSampler, SliceDataset, gather_slices
 from aaclip_med.training.recipes import StageRecipe
 from aaclip_med.training.transplant import Transplant
 
@@ -94,3 +98,40 @@ def test_slices_are_read_ahead_for_a_gpu_and_into_pinned_memory(dataset: SliceDa
     assert build_loader(dataset, 4, device=gpu).pin_memory
     assert not build_loader(dataset, 4, device=cpu).pin_memory
     assert build_loader(dataset, 4, workers=0, device=gpu).num_workers == 0
+
+
+def write_study(folder: Path, splits: list[str | None]) -> Path:
+    """Patients p0, p1... with a scan t1 and a lesion each, in the given splits; returns the index."""
+    rows = []
+    for number, split in enumerate(splits):
+        (folder / f"p{number}").mkdir()
+        scan = np.random.default_rng(number).integers(0, 90, (8, 9, 3), dtype=np.int16)
+        mask = np.zeros(scan.shape, np.uint8)
+        mask[2:4, 2:4, 1] = 1
+        for name, array in (("t1", scan), ("mask", mask)):
+            nib.save(nib.Nifti1Image(array, np.diag([1.0, 1.0, 3.0, 1.0])), folder / f"p{number}" / f"{name}.nii.gz")
+        row = {"image_path": f"p{number}/t1.nii.gz", "label": 1, "class_name": "Brain", "mask_path": f"p{number}/mask.nii.gz"}
+        rows.append(row | ({"split": split} if split else {}))
+    (folder / "index.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "index.jsonl"
+
+
+def test_scans_of_one_name_are_of_as_many_patients_as_index_check_counts(tmp_path: Path) -> None:
+    index = write_study(tmp_path, ["train", "val", "test"])
+    assert main(["index", "check", str(index)]) == 0
+    slices = gather_slices(index, "brain-mri", tmp_path / "cache")
+    assert [{item.case.patient for item in part} for part in (slices.train, slices.validation)] == [{"p0"}, {"p1"}]
+
+
+def test_a_fifth_of_the_patients_that_folders_tell_is_kept_for_validation(tmp_path: Path) -> None:
+    slices = gather_slices(write_study(tmp_path, [None] * 5), "brain-mri", tmp_path / "cache")
+    assert slices.split == "1 of 5 patients"
+    assert len(slices.train) == 4 * len(slices.validation) == 12
+
+
+def test_rows_of_a_list_need_no_paths_that_tell_the_patient(tmp_path: Path) -> None:
+    write_study(tmp_path, [None] * 2)
+    rows = [{"image": f"{tmp_path}/p{n}/t1.nii.gz", "label": f"{tmp_path}/p{n}/mask.nii.gz"} for n in (0, 1)]
+    Path(shutil.copytree(tmp_path / "p0", tmp_path / "t1"), "t1.nii.gz").rename(tmp_path / "t1.nii.gz")
+    rows.append({"image": f"{tmp_path}/t1.nii.gz", "label": f"{tmp_path}/t1/mask.nii.gz"})
+    assert len(gather_slices(rows, "brain-mri", tmp_path / "cache").store.slices) == 9

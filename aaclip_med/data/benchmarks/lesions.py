@@ -9,7 +9,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from aaclip_med.data.volumes import NIFTI_ENDINGS, Volume, read_mask
+from aaclip_med.data.volumes import NIFTI_ENDINGS, Volume, fit_values, read_mask, read_unchecked
 from aaclip_med.data.writing import prepare_output_folder, write_file
 from aaclip_med.errors import InputError
 
@@ -17,12 +17,13 @@ _TEXT_FIELDS = ("descrip", "aux_file", "intent_name", "db_name")
 
 
 def read_labels(path: Path, like: Volume) -> np.ndarray[Any, Any]:
-    """The values of a NIfTI label map in the grid of ``like``: (I, J, K), int16 after the file's own scaling.
+    """The values of a NIfTI label map, turned to the grid of ``like``: (I, J, K), int16 after the file's own scaling.
 
     Raises:
         InputError: as ``read_mask``; or the file is not NIfTI.
     """
-    values: np.ndarray[Any, Any] = np.rint(_load(path, like).dataobj).reshape(like.array.shape[:3]).astype(np.int16)
+    _check_ending(path)
+    values: np.ndarray[Any, Any] = np.rint(fit_values(read_unchecked(path), like)).astype(np.int16)
     return values
 
 
@@ -36,7 +37,9 @@ def write_lesion_mask(labels: Path, like: Volume, lesion_labels: Sequence[int], 
         InputError: as ``read_labels``.
         OutputError: the mask cannot be written.
     """
-    image = _load(labels, like)
+    _check_ending(labels)
+    read_mask(labels, like)  # refuses what cannot be read, and another geometry
+    image = nib.load(labels, mmap=False)
     mask = np.isin(np.rint(image.dataobj), lesion_labels)
     header = image.header.copy()
     header.set_data_dtype(np.uint8)
@@ -49,8 +52,6 @@ def write_lesion_mask(labels: Path, like: Volume, lesion_labels: Sequence[int], 
     return bool(mask.any())
 
 
-def _load(path: Path, like: Volume) -> Any:
+def _check_ending(path: Path) -> None:
     if not path.name.lower().endswith(NIFTI_ENDINGS):
         raise InputError(f"{path}: label maps of several values are read from NIfTI alone; save it as .nii.gz")
-    read_mask(path, like)  # refuses what cannot be read, and another geometry
-    return nib.load(path, mmap=False)

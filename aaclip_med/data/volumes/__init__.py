@@ -6,8 +6,8 @@ Array axes are (I, J, K) in the order of the file: I is the axis that varies fas
 from __future__ import annotations
 
 from aaclip_med.data.volumes.checks import check_voxels
-from aaclip_med.data.volumes.masks import fit_mask, read_mask
-from aaclip_med.data.volumes.reading import read_grid, read_unchecked, read_volume
+from aaclip_med.data.volumes.masks import fit_mask, fit_values, read_mask
+from aaclip_med.data.volumes.reading import list_files, read_grid, read_unchecked, read_volume
 from aaclip_med.data.volumes.volume import (
     ENDINGS,
     ITK_ENDINGS,
@@ -34,8 +34,10 @@ __all__ = [
     "check_voxels",
     "find_images",
     "fit_mask",
+    "fit_values",
     "is_image_file",
     "is_visible",
+    "list_files",
     "printable",
     "read_grid",
     "read_mask",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import math
+import os
 import re
 import zlib
 from pathlib import Path
@@ -23,9 +25,9 @@ from aaclip_med.data.volumes.volume import ITK_ENDINGS, LPS_TO_RAS, Volume, prin
 from aaclip_med.errors import InputError
 
 KIND = "NRRD or MetaImage"
-_META_FILE = re.compile(rb"^ElementDataFile *= *([^\r\n]+?) *\r?\n", re.MULTILINE)
+_META_FILE = re.compile(rb"^ElementDataFile *= *([^\r\n]+?) *(?:\r?\n|\Z)", re.MULTILINE)
 _META_COMPRESSED = re.compile(rb"^CompressedData *= *True", re.MULTILINE)
-_NRRD_FILE = re.compile(rb"^data ?file: *([^\r\n]+?) *\r?$|^\r?\n", re.MULTILINE)
+_NRRD_FILE = re.compile(rb"^data ?file: *([^\r\n]+?) *\r?$|^\r?\n", re.MULTILINE | re.IGNORECASE)
 _NRRD_ENCODING = re.compile(rb"^encoding: *(\w+)", re.MULTILINE)
 
 
@@ -53,6 +55,21 @@ def read_itk_grid(path: Path) -> Volume:
         reader, affine, _ = _open(path, None)
     array, shape = choose_volume(np.broadcast_to(np.uint8(0), reader.GetSize()), None)
     return Volume(array, affine, path, None, shape, is_picture=False)
+
+
+def list_data_files(path: Path) -> tuple[Path, ...]:
+    """The files that the header names for the voxels, as far as they are there; of a numbered row all that are named alike."""
+    _, name, end = _read_header(path)
+    first = name.partition(" ")[0]
+    if first.upper() == "LIST":
+        names = os.fsdecode(path.read_bytes()[end:]).splitlines()
+        found = [path.parent / name.strip() for name in names]
+    elif "%" in name:
+        row = path.parent / first
+        found = sorted(row.parent.glob(re.sub(r"%\d*[a-z]", "*", glob.escape(row.name))))
+    else:
+        found = [path.parent / name]
+    return tuple(file for file in found if file.is_file())
 
 
 def _open(path: Path, number: int | None) -> tuple[sitk.ImageFileReader, np.ndarray[Any, Any], int]:
@@ -92,17 +109,11 @@ def _check_data(path: Path, needs: int) -> None:
     ITK goes on with what it has where a MetaImage's compressed stream is short or damaged, so that is tried to its end. Lists
     of data files, text and bzip2 are left to ITK.
     """
-    with path.open("rb") as stream:
-        header = stream.read(1 << 16)
-    is_meta = path.suffix.lower() in (".mha", ".mhd")
-    named = (_META_FILE if is_meta else _NRRD_FILE).search(header)
-    if named is None:
-        return
-    name = (named[1] or b"LOCAL").decode(errors="replace")
+    header, name, end = _read_header(path)
     is_local = name.upper() == "LOCAL"
     data = path if is_local else path.parent / name
-    start = named.end() if is_local else 0
-    if is_meta:
+    start = end if is_local else 0
+    if is_meta := _is_meta(path):
         is_compressed = _META_COMPRESSED.search(header) is not None
     else:
         encoding = _NRRD_ENCODING.search(header)
@@ -116,6 +127,18 @@ def _check_data(path: Path, needs: int) -> None:
         raise InputError(f"{path}: damaged, too small for the {needs} bytes of voxels it declares; copy it again")
     if is_meta and is_compressed and (found := _count_inflated(data, start, needs)) != needs:
         raise InputError(f"{path}: damaged, {found} bytes of voxels and not the {needs} it declares; copy it again")
+
+
+def _is_meta(path: Path) -> bool:
+    return path.suffix.lower() in (".mha", ".mhd")
+
+
+def _read_header(path: Path) -> tuple[bytes, str, int]:
+    """The start of a file, where its header says that the voxels are (``LOCAL``: behind it), and where that ends."""
+    with path.open("rb") as stream:
+        start = stream.read(1 << 16)
+    named = (_META_FILE if _is_meta(path) else _NRRD_FILE).search(start)
+    return (start, os.fsdecode(named[1] or b"LOCAL"), named.end()) if named else (start, "", 0)
 
 
 def _count_inflated(path: Path, start: int, most: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,23 +36,30 @@ def fit_mask(mask: Volume, like: Volume) -> np.ndarray[Any, Any]:
     Raises:
         InputError: as ``read_mask``, for shape and place.
     """
-    path = mask.path
     values = mask.array.max(axis=3) if mask.array.ndim == 4 else mask.array
     floor = 127 if mask.path.suffix.lower() in (".jpg", ".jpeg") else 0
-    above = np.asarray(values > floor, dtype=bool)
+    return fit_values(replace(mask, array=np.asarray(values > floor, dtype=bool)), like)
+
+
+def fit_values(mask: Volume, like: Volume) -> np.ndarray[Any, Any]:
+    """The values of a mask or label map, turned as ``read_mask`` turns them: (I, J, K) of ``like``.
+
+    Raises:
+        InputError: as ``read_mask``, for shape and place.
+    """
+    path, values, affine = mask.path, mask.array, mask.affine
     shape = like.array.shape[:3]
-    affine = mask.affine
     if not (mask.is_picture or like.is_picture):
         turn = ornt_transform(io_orientation(affine), io_orientation(like.affine))
-        affine = affine @ inv_ornt_aff(turn, above.shape)
-        above = np.ascontiguousarray(apply_orientation(above, turn))
-    if above.shape != shape:
-        raise InputError(f"{path}: the mask's shape is {above.shape}, its scan's ({like.path}) {shape}; resample the mask")
+        affine = affine @ inv_ornt_aff(turn, values.shape)
+        values = np.ascontiguousarray(apply_orientation(values, turn))
+    if values.shape != shape:
+        raise InputError(f"{path}: the mask's shape is {values.shape}, its scan's ({like.path}) {shape}; resample the mask")
     corners = np.array([(*corner, 1) for corner in itertools.product(*((0, n - 1) for n in shape))], dtype=float)
     distance = float(np.linalg.norm(corners @ (affine - like.affine).T, axis=1).max())
     if distance > MAX_AFFINE_DIFFERENCE_MM:
         raise InputError(
-            f"{path}: the mask (shape {above.shape}) lies up to {distance:.3g} mm from its scan {like.path} "
+            f"{path}: the mask (shape {values.shape}) lies up to {distance:.3g} mm from its scan {like.path} "
             f"(shape {shape}); resample the mask to the scan"
         )
-    return above
+    return values

@@ -68,6 +68,14 @@ def read_nifti_grid(path: Path) -> Volume:
     return Volume(array, affine, path, image.header, shape, is_picture=False)
 
 
+def find_header(path: Path) -> tuple[Path, ...]:
+    """The file that the header of an ``.img`` is in, if it is there."""
+    if not path.name.lower().endswith((".img", ".img.gz")):
+        return ()
+    header = Path(nib.Nifti1Pair.filespec_to_file_map(path)["header"].filename)
+    return (header,) if header.is_file() else ()
+
+
 def _is_compressed(path: Path) -> bool:
     return path.name.lower().endswith(".gz")
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from aaclip_med.data.volumes.checks import check_voxels
-from aaclip_med.data.volumes.itk import read_itk, read_itk_grid
-from aaclip_med.data.volumes.nifti import read_nifti, read_nifti_grid
+from aaclip_med.data.volumes.itk import list_data_files, read_itk, read_itk_grid
+from aaclip_med.data.volumes.nifti import find_header, read_nifti, read_nifti_grid
 from aaclip_med.data.volumes.pictures import read_picture
 from aaclip_med.data.volumes.volume import ENDINGS, ITK_ENDINGS, NIFTI_ENDINGS, PICTURE_ENDINGS, Volume
 from aaclip_med.errors import InputError
@@ -53,6 +54,16 @@ def read_grid(path: Path) -> Volume:
         case "ITK":
             return read_itk_grid(path)
     return read_picture(path)
+
+
+def list_files(path: Path) -> tuple[Path, ...]:
+    """The files of a volume: ``path``, and if they are there the header of an ``.img``, or what a header names for its voxels.
+
+    A file that cannot be read stands for itself, and so does one of any other kind.
+    """
+    with contextlib.suppress(OSError):
+        return path, *(list_data_files(path) if path.suffix.lower() in ITK_ENDINGS else find_header(path))
+    return (path,)
 
 
 def _find_kind(path: Path) -> str:

@@ -9,7 +9,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
+from aaclip_med.data.benchmarks.lesions import read_labels
 from aaclip_med.data.benchmarks.registry import build_benchmark_index, list_benchmark
 from aaclip_med.data.volumes import read_mask, read_volume
 from aaclip_med.errors import InputError
@@ -27,6 +29,17 @@ def refusal(format_name: str, folder: Path, **options: Any) -> str:
         build_benchmark_index(format_name, folder, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPI", "PIR", "SRA"])
+def test_a_label_map_whose_axes_run_another_way_is_turned_to_its_scan(save: SaveScan, codes: str) -> None:
+    image = nib.Nifti1Image(LABELS, GEOMETRIES["oblique"])
+    turn = ornt_transform(io_orientation(image.affine), axcodes2ornt(codes))
+    turned = image.as_reoriented(turn)
+    like = read_volume(save("scan.nii.gz", None, image.affine))
+    found = read_labels(save("labels.nii.gz", np.asarray(turned.dataobj), turned.affine), like)
+    np.testing.assert_array_equal(found, LABELS)
+    assert found.dtype == np.int16
 
 
 # --- Medical Segmentation Decathlon --------------------------------------------------------------------------------

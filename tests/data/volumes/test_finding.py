@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from aaclip_med.data.volumes import case_name, find_images, is_image_file, printable
+from aaclip_med.data.volumes import case_name, find_images, is_image_file, list_files, printable, read_volume
 
+from ..conftest import SaveScan
 from .conftest import refusal
 
 
@@ -73,3 +75,53 @@ def test_an_empty_folder_a_missing_path_and_another_file_are_refused(tmp_path: P
     assert "no image in this folder" in refusal(tmp_path / "empty", lambda path: find_images([path]))
     assert "no such file or folder" in refusal(tmp_path / "gone", lambda path: find_images([path]))
     assert "not an image" in refusal(tmp_path / "a.txt", lambda path: find_images([path]))
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("a.nii.gz", ["a.nii.gz"]),
+        ("a.mha", ["a.mha"]),
+        ("a.nrrd", ["a.nrrd"]),
+        ("a.mhd", ["a.mhd", "a.raw"]),
+        ("a.nhdr", ["a.nhdr", "a.raw"]),
+        ("a.img", ["a.hdr", "a.img"]),
+        ("a.img.gz", ["a.hdr.gz", "a.img.gz"]),
+        ("a.png", ["a.png"]),
+        ("missing.mhd", ["missing.mhd"]),
+    ],
+)
+def test_the_files_of_a_volume_are_its_own_and_what_holds_its_voxels_or_header(
+    save: SaveScan, tmp_path: Path, name: str, files: list[str]
+) -> None:
+    (tmp_path / "other.raw").touch()
+    if name != "missing.mhd":
+        save(name, np.arange(20, dtype=np.uint8).reshape(4, 5) if name == "a.png" else None)
+    assert sorted(list_files(tmp_path / name)) == [tmp_path / file for file in files]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("a.mhd", "ElementDataFile = LIST\nd/s1.raw\nd/s2.raw\n"),
+        ("a.mhd", "ElementDataFile = d/s%d.raw 1 2 1\n"),
+        ("a.nhdr", "data file: LIST\nd/s1.raw\nd/s2.raw\n"),
+        ("a.nhdr", "data file: d/s%d.raw 1 2 1\n"),
+        ("a.nhdr", "Data File: d/s%d.raw 1 2 1\n\n"),
+        ("a.mhd", "ElementDataFile=d/s12.raw"),
+        ("a.nhdr", "datafile: d/s12.raw\n"),
+    ],
+)
+def test_voxels_in_a_list_or_a_row_of_files_are_files_of_the_volume(tmp_path: Path, name: str, said: str) -> None:
+    sizes = {
+        "a.mhd": "ObjectType = Image\nNDims = 3\nDimSize = 3 4 2\nElementType = MET_UCHAR\n",
+        "a.nhdr": "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 3 4 2\nencoding: raw\n",
+    }
+    (tmp_path / name).write_text(sizes[name] + said)
+    (tmp_path / "d").mkdir()
+    voxels = np.arange(24, dtype=np.uint8)
+    parts = {"s12.raw": voxels} if "s12" in said else {"s1.raw": voxels[:12], "s2.raw": voxels[12:]}
+    for part, values in parts.items():
+        values.tofile(tmp_path / "d" / part)
+    assert read_volume(tmp_path / name).array.ravel(order="F").tolist() == voxels.tolist()
+    assert list_files(tmp_path / name) == (tmp_path / name, *(tmp_path / "d" / part for part in parts))
