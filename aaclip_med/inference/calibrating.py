@@ -106,7 +106,7 @@ def _agree(normal: Sequence[Case], predictor: Predictor, cutting: Cutting) -> di
         raise InputError(
             "the normal rows differ in plane, or some name an organ and some do not; calibrate on rows of one kind"
         )
-    scale = describe_scale(predictor.preset, None, insides.pop(), predictor.refinement)
+    scale = describe_scale(predictor, None, insides.pop())
     return scale | {"plane": next((plane for plane in named if plane), None)}
 
 
@@ -166,7 +166,7 @@ def store_calibration(
         "refinement": predictor.refinement.to_json(),
     }
     bank = predictor.bank or predictor.checkpoint.bank
-    config = rename_weights(predictor.checkpoint.config, source, path)
+    config = rename_weights(predictor.detector.config, source, path)
     about: dict[str, Any] = {"config": config, "calibration": calibration.to_json(), "provenance": provenance}
     about["bank"] = tuple(bank) if bank else None
     content = replace(predictor.checkpoint, **about).to_bytes()
