@@ -125,7 +125,7 @@ def _count(tally: Tally) -> dict[str, int]:
 
 
 def _count_mask(case: Case, predictor: Predictor, cutting: Cutting) -> tuple[int, int] | None:
-    """Normal and abnormal pixels of a case's mask, all slices; None where it has none or it cannot be read."""
+    """Normal and abnormal pixels of a case's mask, all slices of the row; None where it has none or it cannot be read."""
     if case.mask_path is None:
         return None
     try:
@@ -134,7 +134,9 @@ def _count_mask(case: Case, predictor: Predictor, cutting: Cutting) -> tuple[int
         return None
     mask = volume.array if volume.array.ndim == 3 else volume.array.max(axis=-1)
     stack = plan_volume(volume, case.plane or predictor.preset.plane).cut(mask > 0)
-    if is_on_square(find_plane(volume, case, predictor, cutting), cutting.stride):
+    first, last = case.slices or (0, len(stack) - 1)
+    stack = stack[first : last + 1]
+    if len(stack) and is_on_square(find_plane(volume, case, predictor, cutting), cutting.stride):
         stack = fit_masks(stack, predictor.choose_side(stack.shape[1], stack.shape[2]))
     abnormal = int(np.count_nonzero(stack))
     return stack.size - abnormal, abnormal
