@@ -19,7 +19,7 @@ from aaclip_med.evaluation.evaluation import Evaluation
 from aaclip_med.evaluation.report import write_evaluation
 from aaclip_med.evaluation.tally import Tally
 from aaclip_med.evaluation.views import is_on_square, score_cases
-from aaclip_med.inference.cutting import Cutting, find_plane
+from aaclip_med.inference.cutting import Cutting, find_plane, forget_unlike_calibration
 from aaclip_med.inference.predictor import Predictor, load_predictor
 from aaclip_med.model.preprocess import fit_masks
 from aaclip_med.scoring.pooling import read_share
@@ -99,8 +99,13 @@ def evaluate_into(
     image_score: str | None = None,
     title: str | None = None,
 ) -> Evaluation:
-    """``evaluate_cases``, and its tables and pictures in the folder ``out``; see ``write_evaluation``."""
+    """``evaluate_cases``, and its tables and pictures in the folder ``out``; see ``write_evaluation``.
+
+    A calibration that was made otherwise than a case is scored is left out for all: figures need none, and the cases' scores
+    are the model's own probabilities then.
+    """
     folder = prepare_output_folder(out)
+    predictor = forget_unlike_calibration(predictor, cases, cutting or Cutting())
     evaluation = evaluate_cases(cases, predictor, track, cutting, image_score)
     write_evaluation(folder, evaluation, predictor, cutting or Cutting(), title or predictor.preset.title)
     return evaluation

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -119,17 +120,34 @@ def check_calibrated_alike(
     Raises:
         InputError: one of ``parts`` differs.
     """
+    unlike = _explain_unlike(predictor, plane, within_organ, parts)
+    if unlike:
+        raise InputError(f"{unlike}; score with the same, or calibrate again")
+
+
+def forget_unlike_calibration(predictor: Predictor, cases: Iterable[Case], cutting: Cutting) -> Predictor:
+    """The predictor; a copy without its calibration, where that was made otherwise than one of ``cases`` is scored."""
+    kinds = {(cutting.plane or case.plane, bool(cutting.masks or case.organ_path), case.preset) for case in cases}
+    for plane, within_organ, preset in kinds:
+        if preset not in (None, predictor.preset.name) or _explain_unlike(predictor, plane, within_organ):
+            forgetful = copy(predictor)
+            forgetful.forget_calibration()
+            return forgetful
+    return predictor
+
+
+def _explain_unlike(
+    predictor: Predictor, plane: str | None, within_organ: bool, parts: Collection[str] | None = None
+) -> str | None:
+    """How the calibration was made otherwise than is asked, as ``check_calibrated_alike`` has it; None: it was not."""
     made = predictor.checkpoint.provenance.get("calibration") if predictor.checkpoint else None
     if predictor.calibration is None or made is None:
-        return
+        return None
     asked = describe_scale(predictor, plane or predictor.calibrated_plane, within_organ)
     names = [name for name in {**made, **asked} if name in made or name not in UNSAID]
     other = [name for name in names if made.get(name) != asked.get(name) and (parts is None or name in parts)]
-    if other:
-        was, now = (", ".join(f"{name} {_say(scale.get(name))}" for name in other) for scale in (made, asked))
-        raise InputError(
-            f"these adapters were calibrated with {was}, and would score with {now}; score with the same, or calibrate again"
-        )
+    was, now = (", ".join(f"{name} {_say(scale.get(name))}" for name in other) for scale in (made, asked))
+    return f"these adapters were calibrated with {was}, and would score with {now}" if other else None
 
 
 def _say(value: object) -> str:
