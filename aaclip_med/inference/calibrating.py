@@ -20,7 +20,7 @@ from aaclip_med.errors import InputError
 from aaclip_med.inference.cutting import Cutting, describe_scale
 from aaclip_med.inference.predictor import Prediction, Predictor
 from aaclip_med.inference.stream import LOG_ODDS_LIMIT
-from aaclip_med.model.checkpoint import rename_weights
+from aaclip_med.model.checkpoint import Checkpoint, rename_weights
 from aaclip_med.scoring.calibration import Calibration, CalibrationBuilder
 from aaclip_med.scoring.operating import OperatingBuilder
 
@@ -140,6 +140,17 @@ def refuse_lessons(cases: Sequence[Case]) -> None:
         )
 
 
+def require_checkpoint(predictor: Predictor) -> Checkpoint:
+    """The adapters file's content that the predictor comes from.
+
+    Raises:
+        InputError: it comes from no adapters file of ours.
+    """
+    if predictor.checkpoint is None:
+        raise InputError("only an aaclip-med adapters file can hold a calibration; train one or convert the released pair")
+    return predictor.checkpoint
+
+
 def store_calibration(
     predictor: Predictor,
     calibration: Calibration,
@@ -157,18 +168,17 @@ def store_calibration(
         InputError: the predictor comes from no adapters file of ours.
         OutputError: the file cannot be written.
     """
-    if predictor.checkpoint is None:
-        raise InputError("only an aaclip-med adapters file can hold a calibration; train one or convert the released pair")
+    checkpoint = require_checkpoint(predictor)
     provenance = {
-        **predictor.checkpoint.provenance,
+        **checkpoint.provenance,
         **(lessons or {}),
         "calibration": scale,
         "refinement": predictor.refinement.to_json(),
     }
-    bank = predictor.bank or predictor.checkpoint.bank
+    bank = predictor.bank or checkpoint.bank
     config = rename_weights(predictor.detector.config, source, path)
     about: dict[str, Any] = {"config": config, "calibration": calibration.to_json(), "provenance": provenance}
     about["bank"] = tuple(bank) if bank else None
-    content = replace(predictor.checkpoint, **about).to_bytes()
+    content = replace(checkpoint, **about).to_bytes()
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)

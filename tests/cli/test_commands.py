@@ -470,6 +470,27 @@ def test_a_calibration_is_made_on_rows_of_one_kind(
     assert not (tmp_path / "calibrated.safetensors").exists()
 
 
+def test_a_calibration_that_nothing_could_hold_is_refused_before_a_case_is_read(
+    adapters: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.nii.gz").write_bytes(b"no scan")
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"image_path": "broken.nii.gz", "label": 0, "class_name": "Brain"}) + "\n")
+    command = ["calibrate", "--index", str(tmp_path / "rows.jsonl"), "--preset", "brain-mri"]
+    for options, message in (
+        (["--adapters", "none", "--backbone", "tiny", "--out", str(tmp_path / "new")], "only an aaclip-med adapters file can"),
+        (["--adapters", str(adapters), "--out", str(tmp_path)], f"{tmp_path}: a folder; say with --out FILE"),
+    ):
+        assert main([*command, *options]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_calibrate_offers_no_option_that_it_passes_over(capsys: pytest.CaptureFixture[str]) -> None:
+    for option in (["--volume", "1"], ["--spacing", "1", "1", "1"]):
+        with pytest.raises(SystemExit):
+            main(["calibrate", "--index", "rows.jsonl", "--adapters", "demo", *option])
+        assert f"unrecognized arguments: {option[0]}" in capsys.readouterr().err
+
+
 def test_rows_that_were_trained_on_calibrate_nothing_unless_they_are_asked_for(
     study: Path, adapters: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
