@@ -202,6 +202,29 @@ def test_bad_input_gets_one_clear_line_and_exit_code_2(
     assert not (out / "adapters.safetensors").exists()
 
 
+@pytest.mark.parametrize("value", ["-1", "1.5", "many"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "index few-shot rows.jsonl --shots 1 --out out.jsonl --seed",
+        "index split rows.jsonl --out out.jsonl --seed",
+        "montage --index rows.jsonl --preset brain-mri --out out.png --seed",
+        "train --index rows.jsonl --preset brain-mri --out out --seed",
+        "train --index rows.jsonl --preset brain-mri --out out --workers",
+        "synthesise --index rows.jsonl --preset brain-mri --out out --seed",
+        "demo --out out --seed",
+        "ablate --index rows.jsonl --preset brain-mri --out out --seeds 0",
+        "protocol bmad --data . --out out --seeds 0",
+        "score scan.nii.gz --adapters demo --out out --readers",
+    ],
+)
+def test_seeds_and_counts_are_whole_numbers_from_0(command: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([*command.split(), value])
+    assert end.value.code == 2
+    assert f"'{value}' is no whole number from 0" in capsys.readouterr().err
+
+
 def test_an_unwritable_output_is_exit_code_1(
     study: Path, adapters: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
