@@ -12,15 +12,15 @@ import numpy as np
 
 from aaclip_med.data.fusion import ALL_PLANES
 from aaclip_med.data.index import Case
-from aaclip_med.data.slices import cut_volume, read_organ
+from aaclip_med.data.slices import cut_volume, find_lit, read_organ
 from aaclip_med.data.sources import read_source
 from aaclip_med.data.volumes import Volume
 from aaclip_med.data.writing import atomic_path
 from aaclip_med.errors import InputError
 from aaclip_med.inference.cutting import Cutting, describe_scale
 from aaclip_med.inference.predictor import Prediction, Predictor
-from aaclip_med.inference.stream import LOG_ODDS_LIMIT
 from aaclip_med.model.checkpoint import Checkpoint, rename_weights
+from aaclip_med.model.heatmap import LOG_ODDS_LIMIT
 from aaclip_med.scoring.calibration import Calibration, CalibrationBuilder
 from aaclip_med.scoring.operating import OperatingBuilder
 
@@ -83,8 +83,7 @@ def _predict(case: Case, predictor: Predictor, cutting: Cutting) -> tuple[Volume
     prediction = predictor.predict_volume(volume, plane, case.slices, organ, cutting.stride)
     cut = cut_volume(volume, predictor.preset, None if plane == ALL_PLANES else plane, case.slices, organ)
     foreground = np.zeros(cut.plan.stack_shape, dtype=bool)
-    images = cut.images[cut.used]
-    cut.crop(foreground)[cut.used] = (images.max(axis=-1) if images.ndim == 4 else images) > 0
+    cut.crop(foreground)[cut.used] = find_lit(cut.images[cut.used])
     return volume, prediction, cut.plan.paste(foreground), plane
 
 
