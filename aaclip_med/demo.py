@@ -17,12 +17,12 @@ from aaclip_med.data.index import Case, read_index
 from aaclip_med.data.phantoms import write_phantom_set
 from aaclip_med.data.slices import cut_case
 from aaclip_med.data.sources import find_sources
-from aaclip_med.data.writing import prepare_output_folder, write_json
+from aaclip_med.data.writing import prepare_output_folder, write_file, write_json
 from aaclip_med.evaluation.run import evaluate_into
 from aaclip_med.inference.calibrating import calibrate, store_calibration
 from aaclip_med.inference.predictor import Predictor, load_predictor
 from aaclip_med.presets import get_preset
-from aaclip_med.scoring.overview import OverviewCase, draw_overview
+from aaclip_med.scoring.overview import OverviewCase, build_overview
 from aaclip_med.training.bundle import train
 
 HONEST = "Demonstration: drawn phantoms and a small random tower, made for trying the software. Not for patients."
@@ -84,13 +84,13 @@ def _run_preset(name: str, out: Path, size: DemoSize, seed: int) -> dict[str, An
     evaluation = evaluate_into(cases, predictor, out / "evaluation", _track)
     metrics = evaluation.to_json()
     metrics |= {f"intensity_{key}": metrics["baselines"]["intensity"][key] for key in ("pixel_auroc", "image_auroc")}
-    draw_overview(
-        out / "overview.png",
+    figure = build_overview(
         _choose_rows(cases, predictor),
         f"{get_preset(name).title} phantoms, never trained on",
         HONEST,
         vmin=0.98,
     )
+    write_file(out / "overview.png", figure.savefig)
     return metrics
 
 

@@ -25,7 +25,7 @@ from aaclip_med.data.writing import prepare_output_folder, write_file
 from aaclip_med.evaluation.run import evaluate_into
 from aaclip_med.inference.predictor import Predictor, load_predictor
 from aaclip_med.presets import PRESETS, get_preset
-from aaclip_med.scoring.overview import OverviewCase, draw_overview
+from aaclip_med.scoring.overview import OverviewCase, build_overview
 from aaclip_med.training.montage import draw_montage, draw_tiles
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
@@ -71,7 +71,7 @@ def draw_preset(name: str, phantoms: PhantomSet, work: Path, out: Path) -> None:
     cases = read_index(phantoms.test)
     chosen = [case for case in cases if case.label][:SHOWN] + [case for case in cases if not case.label][:1]
     rows = [show_case(case, predictor) for case in chosen]
-    draw_overview(work / "heat.png", rows, f"{preset.title} phantoms", f"{FOOTER} {predictor.note}", vmin=0.98)
+    build_overview(rows, f"{preset.title} phantoms", f"{FOOTER} {predictor.note}", vmin=0.98).savefig(work / "heat.png")
     tiles = draw_tiles(read_index(phantoms.calibration), preset, TILES, SEED)
     draw_montage(work / "synthetic.png", tiles, f"{preset.title}: normal slices, and the same with synthetic lesions")
     for kind in ("heat", "synthetic"):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from aaclip_med.cli.options import read_count
 from aaclip_med.presets import PRESETS
 
 
@@ -28,7 +29,7 @@ def add_ablate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     command.add_argument("--image-epochs", type=int, metavar="N", help="of stage 2 (default: the recipe's)")
     command.add_argument("--quick", action="store_true", help="an epoch a stage: to see that it runs")
     command.add_argument(
-        "--seeds", type=int, nargs="+", default=[0], metavar="N", help="a training each; the table has their mean"
+        "--seeds", type=read_count, nargs="+", default=[0], metavar="N", help="a training each; the table has their mean"
     )
 
 

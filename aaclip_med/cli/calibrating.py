@@ -24,7 +24,7 @@ def add_calibrate(commands: Any) -> None:
         "train asks for them",
     )
     add_split(command)
-    add_cutting(command)
+    add_cutting(command, reading=False)
     command.add_argument(
         "--minimum-ml", type=float, default=0.0, metavar="ML", help="smallest candidate that operating points count (default 0)"
     )
@@ -50,7 +50,7 @@ def run_calibrate(options: argparse.Namespace) -> int:
     from aaclip_med.cli.commands import load, make_cutting, read_split, track
     from aaclip_med.data.writing import prepare_output_folder
     from aaclip_med.errors import InputError
-    from aaclip_med.inference.calibrating import calibrate, keep_apart, refuse_lessons, store_calibration
+    from aaclip_med.inference.calibrating import calibrate, keep_apart, refuse_lessons, require_checkpoint, store_calibration
     from aaclip_med.model.checkpoint import find_checkpoint
 
     cases = read_split(options)
@@ -68,8 +68,11 @@ def run_calibrate(options: argparse.Namespace) -> int:
     path = options.out or (None if options.adapters in ("demo", "none") else find_checkpoint(options.adapters, options.preset))
     if path is None:
         raise InputError(f"adapters '{options.adapters}' cannot be written to; say where with --out FILE")
+    if Path(path).is_dir():
+        raise InputError(f"{path}: a folder; say with --out FILE where the calibrated adapters go")
     prepare_output_folder(Path(path).absolute().parent)
     predictor = load(options)
+    require_checkpoint(predictor)
     predictor.forget_calibration()
     lessons = _learn(predictor, bank_rows, level_rows, cutting, options)
     calibration, scale = calibrate(cases, predictor, track, cutting, options.minimum_ml)

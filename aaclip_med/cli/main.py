@@ -16,7 +16,7 @@ from aaclip_med.cli.benchmarking import add_convert, add_index_import
 from aaclip_med.cli.calibrating import add_calibrate
 from aaclip_med.cli.evaluating import add_evaluate
 from aaclip_med.cli.exporting import add_export, add_pack
-from aaclip_med.cli.options import FIDELITIES, REFINEMENTS, add_hardware, add_split
+from aaclip_med.cli.options import FIDELITIES, REFINEMENTS, add_hardware, add_split, read_count
 from aaclip_med.cli.protocols import add_protocol
 from aaclip_med.cli.scoring import add_score
 from aaclip_med.cli.serving import add_serve
@@ -120,8 +120,8 @@ def _add_train(commands: Commands) -> None:
     command.add_argument(
         "--normal-only", action="store_true", help="use the normal rows alone and draw synthetic lesions into their slices"
     )
-    command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--workers", type=int, metavar="N", help="loader processes (default: half of the cores for a GPU)")
+    command.add_argument("--seed", type=read_count, default=0)
+    command.add_argument("--workers", type=read_count, metavar="N", help="loader processes (default: half the cores for a GPU)")
     command.add_argument("--tracking", choices=("mlflow",), help="curves go to MLflow too (default: TensorBoard alone)")
     add_hardware(command.add_argument_group("hardware"), None, "auto; float32 for tiny")
 
@@ -132,7 +132,7 @@ def _add_montage(commands: Commands) -> None:
     command.add_argument("--preset", choices=PRESETS, required=True)
     command.add_argument("--out", required=True, metavar="PNG")
     command.add_argument("--count", type=int, default=12, metavar="N", help="slices shown (default 12)")
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--seed", type=read_count, default=0)
 
 
 def _add_index(commands: Commands) -> None:
@@ -159,7 +159,7 @@ def _add_index(commands: Commands) -> None:
     for action in (check, few, split):
         action.add_argument("index", metavar="JSONL")
     for action in (few, split):
-        action.add_argument("--seed", type=int, default=0)
+        action.add_argument("--seed", type=read_count, default=0)
     for action in (build, few, split):
         action.add_argument("--out", required=True, metavar="JSONL")
 
@@ -168,7 +168,7 @@ def _add_demo(commands: Commands) -> None:
     command = commands.add_parser("demo", help="draw phantoms, train, calibrate, score, evaluate; offline, in minutes")
     command.add_argument("--out", required=True, metavar="DIR")
     command.add_argument("--preset", choices=(*PRESETS, "all"), default="brain-mri", help="default brain-mri")
-    command.add_argument("--seed", type=int, default=7)
+    command.add_argument("--seed", type=read_count, default=7)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

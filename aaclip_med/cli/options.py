@@ -11,6 +11,17 @@ REFINEMENTS = ("published", "best")
 PRECISIONS = ("auto", "float32", "bf16", "fp16", "int8")
 
 
+def read_count(text: str) -> int:
+    """A whole number that is not negative, as argparse's ``type``: a seed, or how many of something.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 0")
+    return int(text)
+
+
 def add_model(command: argparse.ArgumentParser) -> None:
     """Which detector, on what."""
     group = command.add_argument_group("model")

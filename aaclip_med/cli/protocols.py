@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from aaclip_med.cli.options import FIDELITIES, add_hardware
+from aaclip_med.cli.options import FIDELITIES, add_hardware, read_count
 
 NAMES = ("clip", "clip_surgery", "few_shot", "leave_one_organ_out", "linear_projection", "normal_only", "zero_shot")
 
@@ -20,7 +20,7 @@ def add_protocol(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     command.add_argument("--out", required=True, metavar="DIR", help="gets table.md, .csv and .json; run again to go on")
     command.add_argument("--shots", nargs="+", metavar="K", help="numbers or 'full' (default: the protocol's)")
-    command.add_argument("--seeds", type=int, nargs="+", metavar="N", help="default: the protocol's")
+    command.add_argument("--seeds", type=read_count, nargs="+", metavar="N", help="default: the protocol's")
     group = command.add_argument_group("model")
     group.add_argument("--backbone", default="ViT-L-14-336", help="an open_clip ViT (default ViT-L-14-336), or 'tiny'")
     group.add_argument("--weights", help="the tower's weights, a tag or a file")

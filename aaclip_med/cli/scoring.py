@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from aaclip_med.cli.options import add_cutting, add_model
+from aaclip_med.cli.options import add_cutting, add_model, read_count
 from aaclip_med.errors import InputError
 
 
@@ -65,8 +65,10 @@ def _add_running(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--case-megabytes", type=int, metavar="MB", help="most memory to read a scan (default three quarters of the machine's)"
     )
-    group.add_argument("--readers", type=int, default=0, metavar="N", help="scans read side by side (default by the cores)")
-    group.add_argument("--writers", type=int, default=0, metavar="N", help="cases written side by side (default by the cores)")
+    group.add_argument("--readers", type=read_count, default=0, metavar="N", help="scans read at once (default by the cores)")
+    group.add_argument(
+        "--writers", type=read_count, default=0, metavar="N", help="cases written at once (default by the cores)"
+    )
     group.add_argument(
         "--shard", metavar="K/N", help="only every N-th case, from the K-th (from 0); under torchrun it is known by itself"
     )
@@ -77,7 +79,7 @@ def _add_running(command: argparse.ArgumentParser) -> None:
         help="onnx: ONNX Runtime in torch's place; ray: on the workers of a Ray cluster",
     )
     group.add_argument("--address", help="of the Ray cluster (default: this machine alone)")
-    group.add_argument("--workers", type=int, default=0, metavar="N", help="Ray workers (default: one a GPU)")
+    group.add_argument("--workers", type=read_count, default=0, metavar="N", help="Ray workers (default: one a GPU)")
 
 
 def run_score(options: argparse.Namespace) -> int:

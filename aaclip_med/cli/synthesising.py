@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from aaclip_med.cli.options import read_count
 from aaclip_med.presets import PRESETS
 
 
@@ -16,7 +17,7 @@ def add_synthesise(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     command.add_argument("--index", required=True, metavar="JSONL", help="its normal rows are used")
     command.add_argument("--preset", choices=PRESETS, required=True, help="lesions are drawn under its window")
     command.add_argument("--out", required=True, metavar="DIR", help="must not exist, or be empty")
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--seed", type=read_count, default=0)
 
 
 def run_synthesise(options: argparse.Namespace) -> int:

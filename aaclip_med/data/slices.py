@@ -98,6 +98,16 @@ class WindowedSlices:
         return box[0], box[1], box[2], box[3]
 
 
+def to_grey(images: Array) -> Array:
+    """Slices (S, H, W) or (S, H, W, 3) as (S, H, W): the mean over colours."""
+    return images.mean(axis=-1) if images.ndim == 4 else images
+
+
+def find_lit(images: Array) -> Array:
+    """Where slices (S, H, W) or (S, H, W, 3) are above 0 in any colour, (S, H, W) bool."""
+    return np.asarray((images > 0).any(axis=-1) if images.ndim == 4 else images > 0)
+
+
 @dataclass(frozen=True)
 class CutCase:
     """One case as the model sees it.

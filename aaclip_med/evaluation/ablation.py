@@ -16,7 +16,7 @@ import torch
 from aaclip_med import __version__
 from aaclip_med.data.fusion import ALL_PLANES
 from aaclip_med.data.index import Case, read_index
-from aaclip_med.data.slices import CutCase, cut_case
+from aaclip_med.data.slices import CutCase, cut_case, find_lit, to_grey
 from aaclip_med.data.writing import prepare_output_folder
 from aaclip_med.errors import InputError
 from aaclip_med.evaluation.ablation_table import AblationTable, Row
@@ -165,7 +165,7 @@ def judge_baselines(
     total, count = 0.0, 0
     for case in known:
         cut = cut_case(case, task)
-        images = _grey(cut.images[cut.used])
+        images = to_grey(cut.images[cut.used])
         normal = images > 0
         if cut.masks is not None:
             normal &= ~cut.masks[cut.used]
@@ -176,7 +176,7 @@ def judge_baselines(
     intensity, smoothed, distance = _Figures(), _Figures(), _Figures()
     for case in test:
         cut = cut_case(case, task)
-        images = _grey(cut.images[cut.used])
+        images = to_grey(cut.images[cut.used])
         far = np.where(images > 0, np.abs(images - mean), 0.0)
         intensity.add(cut, cut.used, images, pool_maps(images, TOP))
         smoothed.add(cut, cut.used, images, smooth_scores(pool_maps(images), untrained.place_slices(cut, cut.used), BEST.reach))
@@ -224,7 +224,7 @@ class _Figures:
         """Heat (S, H, W) and scores (S,) of the slices ``numbers`` of a case; left out where it has no mask."""
         if cut.masks is None:
             return
-        masks, inside = cut.masks[numbers], _grey(cut.images[numbers]) > 0
+        masks, inside = cut.masks[numbers], find_lit(cut.images[numbers])
         self.pixels.add(heat, masks)
         self.body.add(heat[inside], masks[inside])
         self.labels += np.atleast_1d(masks.any(axis=(1, 2))).tolist()
@@ -235,10 +235,6 @@ class _Figures:
         slices = auroc(np.array(self.labels), np.array(self.scores))
         precision = self.pixels.average_precision().value
         return Row(group, name, self.pixels.auroc().value, self.body.auroc().value, precision, slices.value)
-
-
-def _grey(images: Array) -> Array:
-    return images.mean(axis=-1) if images.ndim == 4 else images
 
 
 def _uncut_organ(cut: CutCase) -> Array | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from aaclip_med.data.writing import write_file
 from aaclip_med.errors import AaclipError
 from aaclip_med.evaluation.evaluation import Evaluation
 from aaclip_med.evaluation.tally import CaseRecord
@@ -16,7 +17,7 @@ from aaclip_med.evaluation.views import View, score_cases, show_other
 from aaclip_med.inference.cutting import Cutting
 from aaclip_med.inference.predictor import Predictor
 from aaclip_med.scoring.bins import Counts
-from aaclip_med.scoring.overview import OverviewCase, draw_overview
+from aaclip_med.scoring.overview import OverviewCase, build_overview
 
 Array = np.ndarray[Any, Any]
 
@@ -54,8 +55,7 @@ def draw_montage(
         f"{predictor.note}. Ranked by pixel average precision, cases with a lesion: {len(ranked)}. Only heat above "
         f"{SHOWN_FROM:.0%} of the normal pixels is drawn."
     )
-    draw_overview(
-        path,
+    figure = build_overview(
         shown,
         f"{title}: best, median and worst cases",
         footer,
@@ -63,6 +63,7 @@ def draw_montage(
         1.0,
         "share of normal pixels that score below",
     )
+    write_file(path, figure.savefig)
 
 
 def _choose(count: int) -> list[tuple[str, int]]:

@@ -19,7 +19,7 @@ from aaclip_med.evaluation.evaluation import Evaluation
 from aaclip_med.evaluation.report import write_evaluation
 from aaclip_med.evaluation.tally import Tally
 from aaclip_med.evaluation.views import is_on_square, score_cases
-from aaclip_med.inference.cutting import Cutting, find_plane
+from aaclip_med.inference.cutting import Cutting, find_plane, forget_unlike_calibration
 from aaclip_med.inference.predictor import Predictor, load_predictor
 from aaclip_med.model.preprocess import fit_masks
 from aaclip_med.scoring.pooling import read_share
@@ -101,8 +101,13 @@ def evaluate_into(
     image_score: str | None = None,
     title: str | None = None,
 ) -> Evaluation:
-    """``evaluate_cases``, and its tables and pictures in the folder ``out``; see ``write_evaluation``."""
+    """``evaluate_cases``, and its tables and pictures in the folder ``out``; see ``write_evaluation``.
+
+    A calibration that was made otherwise than a case is scored is left out for all: figures need none, and the cases' scores
+    are the model's own probabilities then.
+    """
     folder = prepare_output_folder(out)
+    predictor = forget_unlike_calibration(predictor, cases, cutting or Cutting())
     evaluation = evaluate_cases(cases, predictor, track, cutting, image_score)
     write_evaluation(folder, evaluation, predictor, cutting or Cutting(), title or predictor.preset.title)
     return evaluation
@@ -127,7 +132,7 @@ def _count(tally: Tally) -> dict[str, int]:
 
 
 def _count_mask(case: Case, predictor: Predictor, cutting: Cutting) -> tuple[int, int] | None:
-    """Normal and abnormal pixels of a case's mask, all slices; None where it has none or it cannot be read."""
+    """Normal and abnormal pixels of a case's mask, all slices of the row; None where it has none or it cannot be read."""
     if case.mask_path is None:
         return None
     try:
@@ -136,7 +141,9 @@ def _count_mask(case: Case, predictor: Predictor, cutting: Cutting) -> tuple[int
         return None
     mask = volume.array if volume.array.ndim == 3 else volume.array.max(axis=-1)
     stack = plan_volume(volume, case.plane or predictor.preset.plane).cut(mask > 0)
-    if is_on_square(find_plane(volume, case, predictor, cutting), cutting.stride):
+    first, last = case.slices or (0, len(stack) - 1)
+    stack = stack[first : last + 1]
+    if len(stack) and is_on_square(find_plane(volume, case, predictor, cutting), cutting.stride):
         stack = fit_masks(stack, predictor.choose_side(stack.shape[1], stack.shape[2]))
     abnormal = int(np.count_nonzero(stack))
     return stack.size - abnormal, abnormal

@@ -162,9 +162,9 @@ class Tally:
     def figures(self, draws: int = DRAWS, seed: int = 0) -> dict[str, Figure]:
         """Every figure by name; ``detailed`` ones with intervals of ``draws`` draws of patients."""
         names = PIXEL_FIGURES if self.detailed else PIXEL_FIGURES[:2]
-        pixel = self.pixels.figures()
+        pixel, inside = self.pixels.figures(), self.inside.figures()
         every = {f"pixel_{name}": pixel[name] for name in names}
-        every |= {f"inside_pixel_{name}": self.inside.figures()[name] for name in ("auroc", "ap")}
+        every |= {f"inside_pixel_{name}": inside[name] for name in ("auroc", "ap")}
         labels, scores, _ = self.slice_items()
         every |= {"image_auroc": auroc(labels, scores, "slices"), "image_ap": average_precision(labels, scores, "slices")}
         volumes = [record for record in self.scored if not record.is_picture]
@@ -199,8 +199,11 @@ def _look_closer(view: View, masks: Array, regions: Array | None) -> dict[str, A
     """What of a case's record needs its maps: counts of its pixels, its lesions and detections."""
     inside = view.inside
     places, scores = find_peaks(view.maps, view.spacing)
-    lesions = ndimage.label(view.cut.masks, EVERYWHERE)[0]
-    area = view.cut.masks[view.numbers].sum(axis=(1, 2))  # type: ignore[index]
+    own: Array = view.cut.masks  # type: ignore[assignment]
+    first, last = view.case.slices or (0, len(own) - 1)
+    lesions = np.zeros(own.shape, dtype=np.int32)
+    ndimage.label(own[first : last + 1], EVERYWHERE, output=lesions[first : last + 1])
+    area = own[view.numbers].sum(axis=(1, 2))
     none = np.zeros(masks.shape, dtype=np.int32) if regions is None else regions
     return {
         "pixels": _count(view.maps, masks, none),

@@ -12,7 +12,7 @@ import torch
 
 from aaclip_med.data.fusion import ALL_PLANES
 from aaclip_med.data.index import Case
-from aaclip_med.data.slices import CutCase, cut_case, read_organ
+from aaclip_med.data.slices import CutCase, cut_case, find_lit, read_organ, to_grey
 from aaclip_med.errors import AaclipError, InputError
 from aaclip_med.inference.cutting import Cutting, adapt_case, find_plane
 from aaclip_med.inference.predictor import Predictor, Prepared, thin
@@ -123,7 +123,7 @@ def frame_case(case: Case, predictor: Predictor, cutting: Cutting) -> View:
     cut = cut_case(case, predictor.preset)
     plane = find_plane(cut.volume, case, predictor, cutting)
     images, numbers = cut.images[cut.used], cut.used
-    inside = (images.max(axis=-1) if images.ndim == 4 else images) > 0
+    inside = find_lit(images)
     if cut.organ is not None:
         inside &= cut.organ[numbers]
     masks = cut.masks[numbers] if cut.masks is not None else None
@@ -145,8 +145,7 @@ def is_on_square(plane: str | None, stride: int) -> bool:
 
 def show_other(view: View, paint: Callable[[Array, Array], Array]) -> View:
     """The same view with maps that ``paint`` makes of the windowed intensity (S, h, w) and of what is inside."""
-    images = view.cut.images[view.numbers]
-    grey = images.mean(axis=-1) if images.ndim == 4 else images
+    grey = to_grey(view.cut.images[view.numbers])
     if grey.shape != view.maps.shape:
         grey = resize_slices(torch.from_numpy(np.ascontiguousarray(grey))[:, None], view.maps.shape[-1])[:, 0].numpy()
     return replace(view, maps=paint(grey, view.inside), detection=np.full(len(grey), np.nan, dtype=np.float32))

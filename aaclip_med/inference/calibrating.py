@@ -12,15 +12,15 @@ import numpy as np
 
 from aaclip_med.data.fusion import ALL_PLANES
 from aaclip_med.data.index import Case
-from aaclip_med.data.slices import cut_volume, read_organ
+from aaclip_med.data.slices import cut_volume, find_lit, read_organ
 from aaclip_med.data.sources import read_source
 from aaclip_med.data.volumes import Volume
 from aaclip_med.data.writing import atomic_path
 from aaclip_med.errors import InputError
 from aaclip_med.inference.cutting import Cutting, describe_scale
 from aaclip_med.inference.predictor import Prediction, Predictor
-from aaclip_med.inference.stream import LOG_ODDS_LIMIT
-from aaclip_med.model.checkpoint import rename_weights
+from aaclip_med.model.checkpoint import Checkpoint, rename_weights
+from aaclip_med.model.heatmap import LOG_ODDS_LIMIT
 from aaclip_med.scoring.calibration import Calibration, CalibrationBuilder
 from aaclip_med.scoring.operating import OperatingBuilder
 
@@ -85,8 +85,7 @@ def _predict(case: Case, predictor: Predictor, cutting: Cutting) -> tuple[Volume
     prediction = predictor.predict_volume(volume, plane, case.slices, organ, cutting.stride)
     cut = cut_volume(volume, predictor.preset, None if plane == ALL_PLANES else plane, case.slices, organ)
     foreground = np.zeros(cut.plan.stack_shape, dtype=bool)
-    images = cut.images[cut.used]
-    cut.crop(foreground)[cut.used] = (images.max(axis=-1) if images.ndim == 4 else images) > 0
+    cut.crop(foreground)[cut.used] = find_lit(cut.images[cut.used])
     return volume, prediction, cut.plan.paste(foreground), plane
 
 
@@ -108,7 +107,7 @@ def _agree(normal: Sequence[Case], predictor: Predictor, cutting: Cutting) -> di
         raise InputError(
             "the normal rows differ in plane, or some name an organ and some do not; calibrate on rows of one kind"
         )
-    scale = describe_scale(predictor.preset, None, insides.pop(), predictor.refinement)
+    scale = describe_scale(predictor, None, insides.pop())
     return scale | {"plane": next((plane for plane in named if plane), None)}
 
 
@@ -142,6 +141,17 @@ def refuse_lessons(cases: Sequence[Case]) -> None:
         )
 
 
+def require_checkpoint(predictor: Predictor) -> Checkpoint:
+    """The adapters file's content that the predictor comes from.
+
+    Raises:
+        InputError: it comes from no adapters file of ours.
+    """
+    if predictor.checkpoint is None:
+        raise InputError("only an aaclip-med adapters file can hold a calibration; train one or convert the released pair")
+    return predictor.checkpoint
+
+
 def store_calibration(
     predictor: Predictor,
     calibration: Calibration,
@@ -159,18 +169,17 @@ def store_calibration(
         InputError: the predictor comes from no adapters file of ours.
         OutputError: the file cannot be written.
     """
-    if predictor.checkpoint is None:
-        raise InputError("only an aaclip-med adapters file can hold a calibration; train one or convert the released pair")
+    checkpoint = require_checkpoint(predictor)
     provenance = {
-        **predictor.checkpoint.provenance,
+        **checkpoint.provenance,
         **(lessons or {}),
         "calibration": scale,
         "refinement": predictor.refinement.to_json(),
     }
-    bank = predictor.bank or predictor.checkpoint.bank
-    config = rename_weights(predictor.checkpoint.config, source, path)
+    bank = predictor.bank or checkpoint.bank
+    config = rename_weights(predictor.detector.config, source, path)
     about: dict[str, Any] = {"config": config, "calibration": calibration.to_json(), "provenance": provenance}
     about["bank"] = tuple(bank) if bank else None
-    content = replace(predictor.checkpoint, **about).to_bytes()
+    content = replace(checkpoint, **about).to_bytes()
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)

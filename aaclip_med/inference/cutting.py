@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,8 +14,12 @@ from aaclip_med.data.slices import CutCase, cut_case
 from aaclip_med.data.volumes import ENDINGS, Volume
 from aaclip_med.errors import InputError
 from aaclip_med.inference.predictor import Predictor
-from aaclip_med.inference.refinement import PUBLISHED, Refinement
-from aaclip_med.presets import PlaneName, Preset, get_preset
+from aaclip_med.presets import PlaneName, get_preset
+
+NETWORK_PARTS = ("image size", "drop background", "refinement")
+"""Of ``describe_scale``, what a network does by itself; the rest is done to the scans around it."""
+UNSAID = ("image size", "drop background")
+"""Of ``describe_scale``, what calibrations of files before these were written down do not say."""
 
 
 @dataclass(frozen=True)
@@ -106,33 +111,60 @@ def find_plane(volume: Volume, case: Case, predictor: Predictor, cutting: Cuttin
     return predictor.choose_plane(volume, case.slices)
 
 
-def describe_scale(preset: Preset, plane: str | None, within_organ: bool, refinement: Refinement = PUBLISHED) -> dict[str, Any]:
+def describe_scale(predictor: Predictor, plane: str | None, within_organ: bool) -> dict[str, Any]:
     """What a calibration and the cases scored with it must share."""
-    window = preset.window
+    window = predictor.preset.window
     scale = {
-        "plane": plane or preset.plane,
+        "plane": plane or predictor.preset.plane,
         "window": [window.kind, window.low, window.high],
-        "crop": preset.crop,
+        "crop": predictor.preset.crop,
         "within an organ": within_organ,
+        "image size": predictor.detector.config.image_size,
+        "drop background": predictor.drop_background,
     }
-    refined = refinement.to_scale()
+    refined = predictor.refinement.to_scale()
     return scale | ({"refinement": refined} if refined else {})
 
 
-def check_calibrated_alike(predictor: Predictor, plane: str | None, within_organ: bool) -> None:
-    """Refuse a calibration that was made on other cuts; ``plane`` None: cases are scored in the calibration's.
+def check_calibrated_alike(
+    predictor: Predictor, plane: str | None, within_organ: bool, parts: Collection[str] | None = None
+) -> None:
+    """Refuse a calibration that was made otherwise.
+
+    ``plane`` None: cases are scored in the calibration's. ``parts``: of ``describe_scale``, None for all; what an older file
+    does not say of its calibration is not held against it.
 
     Raises:
-        InputError: plane, window, organ or refinement differ.
+        InputError: one of ``parts`` differs.
     """
+    unlike = _explain_unlike(predictor, plane, within_organ, parts)
+    if unlike:
+        raise InputError(f"{unlike}; score with the same, or calibrate again")
+
+
+def forget_unlike_calibration(predictor: Predictor, cases: Iterable[Case], cutting: Cutting) -> Predictor:
+    """The predictor; a copy without its calibration, where that was made otherwise than one of ``cases`` is scored."""
+    kinds = {(cutting.plane or case.plane, bool(cutting.masks or case.organ_path), case.preset) for case in cases}
+    for plane, within_organ, preset in kinds:
+        if preset not in (None, predictor.preset.name) or _explain_unlike(predictor, plane, within_organ):
+            forgetful = copy(predictor)
+            forgetful.forget_calibration()
+            return forgetful
+    return predictor
+
+
+def _explain_unlike(
+    predictor: Predictor, plane: str | None, within_organ: bool, parts: Collection[str] | None = None
+) -> str | None:
+    """How the calibration was made otherwise than is asked, as ``check_calibrated_alike`` has it; None: it was not."""
     made = predictor.checkpoint.provenance.get("calibration") if predictor.checkpoint else None
-    asked = describe_scale(predictor.preset, plane or predictor.calibrated_plane, within_organ, predictor.refinement)
-    if predictor.calibration is not None and made not in (None, asked):
-        other = [name for name in {**made, **asked} if made.get(name) != asked.get(name)]
-        was, now = (", ".join(f"{name} {_say(scale.get(name))}" for name in other) for scale in (made, asked))
-        raise InputError(
-            f"these adapters were calibrated with {was}, and would score with {now}; score with the same, or calibrate again"
-        )
+    if predictor.calibration is None or made is None:
+        return None
+    asked = describe_scale(predictor, plane or predictor.calibrated_plane, within_organ)
+    names = [name for name in {**made, **asked} if name in made or name not in UNSAID]
+    other = [name for name in names if made.get(name) != asked.get(name) and (parts is None or name in parts)]
+    was, now = (", ".join(f"{name} {_say(scale.get(name))}" for name in other) for scale in (made, asked))
+    return f"these adapters were calibrated with {was}, and would score with {now}" if other else None
 
 
 def _say(value: object) -> str:

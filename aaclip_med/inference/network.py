@@ -11,6 +11,7 @@ import torch
 
 from aaclip_med.data.writing import write_file
 from aaclip_med.errors import InputError
+from aaclip_med.inference.cutting import NETWORK_PARTS, check_calibrated_alike
 from aaclip_med.inference.predictor import Predictor, load_predictor
 from aaclip_med.inference.refinement import PUBLISHED, Refinement, find_refinement
 from aaclip_med.model.detector import Detector
@@ -58,11 +59,10 @@ def build_network(predictor: Predictor) -> HeatmapNetwork:
     """What ``predictor`` computes for a picture, as one network on its device, in evaluation mode.
 
     Raises:
-        InputError: maps are refined by what takes several looks at a slice, or were calibrated with other refinements.
+        InputError: maps are refined by what takes several looks at a slice, or were calibrated with another image size or
+            refinement, or without background.
     """
-    made = predictor.checkpoint.provenance.get("calibration") if predictor.checkpoint else None
-    if predictor.calibration is not None and made and made.get("refinement", {}) != predictor.refinement.to_scale():
-        raise InputError("these adapters were calibrated with another refinement; load them with that, or calibrate again")
+    check_calibrated_alike(predictor, None, False, NETWORK_PARTS)
     scale = sample_scale(predictor.calibration)
     finish = describe_finish(predictor.refinement, predictor.domain)
     network = HeatmapNetwork(predictor.detector, predictor.anchors, scale, finish, predictor.bank)

@@ -15,6 +15,7 @@ from aaclip_med.data.slices import WindowedSlices
 from aaclip_med.inference.memory import count_at_once, explain_full_gpu, halve_until_it_fits
 from aaclip_med.inference.refinement import PUBLISHED, Refinement, score_pictures
 from aaclip_med.model.detector import Detector
+from aaclip_med.model.heatmap import LOG_ODDS_LIMIT
 from aaclip_med.model.onnx_engine import OnnxEngine
 from aaclip_med.model.preprocess import choose_side, resize_slices
 from aaclip_med.model.similarity import Domain
@@ -23,9 +24,6 @@ Array = np.ndarray[Any, Any]
 
 Stack: TypeAlias = "Array | WindowedSlices"
 """Slices (S, H, W) or (S, H, W, 3) in [0, 1]."""
-
-LOG_ODDS_LIMIT = 40.0
-"""Log odds are kept within this distance of 0; trained detectors stay within 20."""
 
 
 @dataclass(frozen=True)

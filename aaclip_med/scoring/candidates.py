@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,11 @@ from scipy import ndimage
 from aaclip_med.arrays import make_array, split_slabs
 from aaclip_med.errors import InputError
 
+Array = NDArray[Any]
 LabelMap = NDArray[np.integer]
+
+CHUNK = 2**18
+"""Voxels looked at at once: however many are hot, that takes no more than 20 MB."""
 
 
 @dataclass(frozen=True)
@@ -82,20 +87,19 @@ def label_candidates(
     count = ndimage.label(above, structure=np.ones((3, 3, 3), dtype=bool), output=labels)
     del above
 
-    # From here on only the hot voxels are touched.
-    hot = np.flatnonzero(labels)
-    region = labels.reshape(-1)[hot] - 1
-    indices = np.unravel_index(hot, heatmap.shape)
-    heat = heatmap[indices].astype(np.float64)
-    voxels = np.bincount(region, minlength=count)
-    mean = np.bincount(region, weights=heat, minlength=count) / voxels
-    centroid = np.stack([np.bincount(region, weights=axis, minlength=count) / voxels for axis in indices], axis=1)
-    peak = np.full(count, -np.inf)
-    np.maximum.at(peak, region, heat)
-    peak_at = np.zeros(count, dtype=np.int64)
-    hottest = np.flatnonzero(heat == peak[region])[::-1]
-    peak_at[region[hottest]] = hot[hottest]  # the last assignment, so the first voxel, stays
-    peak_voxel = np.stack(np.unravel_index(peak_at, heatmap.shape), axis=1)
+    voxels = np.zeros(count, dtype=np.int64)
+    total, place, peak = np.zeros(count), np.zeros((3, count)), np.full(count, -np.inf)
+    for region, indices, heat in _walk(labels, heatmap):
+        np.add.at(voxels, region, 1)
+        np.add.at(total, region, heat)
+        for axis, index in enumerate(indices):
+            np.add.at(place[axis], region, index)
+        np.maximum.at(peak, region, heat)
+    mean, centroid = total / voxels, (place / voxels).T
+    peak_voxel = np.full((count, 3), -1)
+    for region, indices, heat in _walk(labels, heatmap):
+        hottest = np.flatnonzero((heat == peak[region]) & (peak_voxel[region, 0] < 0))[::-1]
+        peak_voxel[region[hottest]] = np.stack(indices, axis=1)[hottest]  # the last assignment, so the first voxel, stays
     boxes = [[(span.start, span.stop - 1) for span in box] for box in ndimage.find_objects(labels)]
 
     kept = [int(one) for one in np.lexsort((-voxels, -peak)) if voxels[one] * voxel_ml >= minimum_ml]
@@ -117,11 +121,21 @@ def label_candidates(
         for number, one in enumerate(kept, start=1)
     ]
     dtype = np.dtype(np.uint16 if len(kept) <= np.iinfo(np.uint16).max else np.int32)
-    new_labels = np.zeros(count, dtype=dtype)
-    new_labels[kept] = np.arange(1, len(kept) + 1)
+    new_labels = np.zeros(count + 1, dtype=dtype)
+    new_labels[[one + 1 for one in kept]] = np.arange(1, len(kept) + 1)
     label_map: LabelMap = make_array(heatmap.shape, dtype)
-    label_map.reshape(-1)[hot] = new_labels[region]
+    for start in range(0, labels.size, CHUNK):
+        label_map.reshape(-1)[start : start + CHUNK] = new_labels[labels.reshape(-1)[start : start + CHUNK]]
     return candidates, label_map
+
+
+def _walk(labels: LabelMap, heatmap: NDArray[np.floating]) -> Iterator[tuple[Array, tuple[Array, ...], Array]]:
+    """The hot voxels in (i, j, k) order, some at a time: regions from 0 (N,), indices i, j and k (N,) each, heat (N,)."""
+    flat = labels.reshape(-1)
+    for start in range(0, flat.size, CHUNK):
+        hot = start + np.flatnonzero(flat[start : start + CHUNK])
+        indices = np.unravel_index(hot, labels.shape)
+        yield flat[hot] - 1, indices, heatmap[indices].astype(np.float64)
 
 
 def _check(heatmap: NDArray[np.floating], threshold: float, affine: NDArray[np.floating], slice_axis: int) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,12 +17,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from aaclip_med.errors import InputError, OutputError
-from aaclip_med.scoring.colours import HEAT_COLOURS
+from aaclip_med.errors import InputError
+from aaclip_med.scoring.colours import HEAT_COLOURS, OUTLINE_COLOUR
 
 MOST_CASES = 100
 DPI = 110
-OUTLINE_COLOUR = "#3ddc97"
 FULL_ALPHA = 0.8
 """Opacity of the hottest pixel; it falls to 0 with the heat, so that the slice stays visible."""
 
@@ -61,19 +58,17 @@ class OverviewCase:
     caption: str
 
 
-def draw_overview(
-    path: Path,
+def build_overview(
     cases: Sequence[OverviewCase],
     title: str,
     footer: str,
     vmin: float = 0.0,
     vmax: float = 1.0,
     heat_label: str = "anomaly score",
-) -> None:
-    """Write the overview as a PNG file; it appears under ``path`` only once it is complete.
+) -> Figure:
+    """The overview, ready for ``savefig``. No pyplot state is touched.
 
     Args:
-        path: the PNG file; its folder must exist.
         cases: the rows, 1 to 100.
         title: heading.
         footer: sentence below the rows, such as what the scores do not mean.
@@ -83,30 +78,7 @@ def draw_overview(
 
     Raises:
         InputError: there are no cases or too many, shapes do not fit, or the scale is empty.
-        OutputError: the file cannot be written.
     """
-    figure = build_overview(cases, title, footer, vmin, vmax, heat_label)
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        figure.savefig(temporary, format="png", dpi=DPI)
-        temporary.replace(target)
-    except OSError as error:
-        raise OutputError(f"cannot write the overview {target}: {error.strerror or error}") from None
-    finally:
-        if temporary.exists():
-            temporary.unlink()
-
-
-def build_overview(
-    cases: Sequence[OverviewCase],
-    title: str,
-    footer: str,
-    vmin: float = 0.0,
-    vmax: float = 1.0,
-    heat_label: str = "anomaly score",
-) -> Figure:
-    """The figure that ``draw_overview`` writes; same arguments, same InputError. No pyplot state is touched."""
     _check(cases, vmin, vmax)
     labels = [_wrap_label(case) for case in cases]
     heights = [

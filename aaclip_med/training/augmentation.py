@@ -76,6 +76,4 @@ def _draw_factor(rng: np.random.Generator, largest: float) -> float:
     return math.exp(rng.uniform(-1.0, 1.0) * math.log(largest)) if largest != 1.0 else 1.0
 
 
-TEXT_STAGE = Augmentation()
-IMAGE_STAGE = Augmentation(p_colour=0.7)
 ROBUST = Augmentation(degrees=20.0, shift=0.1, zoom=1.2, p_tone=0.7)

@@ -19,6 +19,7 @@ from aaclip_med.data.synthesis import Synthesis, Synthetic
 from aaclip_med.data.writing import atomic_path
 from aaclip_med.errors import InputError
 from aaclip_med.presets import Preset
+from aaclip_med.scoring.colours import OUTLINE_COLOUR
 
 MOST_TILES = 60
 DPI = 110
@@ -26,7 +27,6 @@ PAIRS_A_ROW = 3
 PANEL = 2.3
 """Side of a panel, inches."""
 CAPTION, HEADING = 0.42, 0.35
-OUTLINE_COLOUR = "#3ddc97"
 TRIES = 10
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from aaclip_med.errors import CheckpointError, InputError
 from aaclip_med.model.detector import Detector
 from aaclip_med.training.ranks import find_rank, wait_for_all
 from aaclip_med.training.validation import rank_epoch
-
 
 COLLAPSE = 0.2
 """Epochs differ by less, as long as something is learned; what saturates the anchors loses more, and learns nothing further."""
@@ -122,7 +122,12 @@ class StageProgress:
         """
         if not self.last.is_file():
             return False
-        stored = self._read(self.last)
+        try:
+            return self._take_up(self._read(self.last), engine)
+        except KeyError as error:
+            raise CheckpointError(f"{self.last}: has no {error}; delete it to start this stage again") from error
+
+    def _take_up(self, stored: dict[str, Any], engine: SupervisedTrainer) -> bool:
         if stored["settings"] != self.settings:
             changed = sorted(key for key in self.settings if stored["settings"].get(key) != self.settings[key])
             raise InputError(
@@ -157,6 +162,6 @@ class StageProgress:
     def _read(self, path: Path) -> dict[str, Any]:
         try:
             stored: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, ValueError) as error:
+        except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
             raise CheckpointError(f"{path}: cannot be read; delete it to start this stage again") from error
         return stored

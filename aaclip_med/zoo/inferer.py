@@ -15,6 +15,7 @@ from aaclip_med.data.fusion import cut_names, weigh_planes
 from aaclip_med.data.slices import CutCase, cut_volume
 from aaclip_med.data.volumes import Volume
 from aaclip_med.errors import InputError
+from aaclip_med.inference.cutting import check_calibrated_alike
 from aaclip_med.inference.memory import explain_full_gpu, halve_until_it_fits
 from aaclip_med.inference.predictor import Predictor
 from aaclip_med.zoo.reading import to_volumes
@@ -31,7 +32,13 @@ class VolumeInferer(Inferer):  # type: ignore[misc]
     """
 
     def __init__(self, predictor: Predictor, plane: str | None = None, batch_size: int = 16) -> None:
+        """Take the predictor's cuts and scale.
+
+        Raises:
+            InputError: the adapters were calibrated otherwise; see ``check_calibrated_alike``.
+        """
         super().__init__()
+        check_calibrated_alike(predictor, plane, within_organ=False)
         self.predictor = predictor
         self.plane = plane
         self.batch_size = batch_size

@@ -21,6 +21,7 @@ from aaclip_med import __version__
 from aaclip_med.data.writing import prepare_output_folder
 from aaclip_med.errors import InputError
 from aaclip_med.inference.case import CALIBRATED_THRESHOLD, UNCALIBRATED_THRESHOLD
+from aaclip_med.inference.cutting import check_calibrated_alike
 from aaclip_med.inference.network import build_network, save_network
 from aaclip_med.inference.predictor import Predictor, load_predictor
 from aaclip_med.model.build import settle_activation
@@ -53,7 +54,7 @@ def pack_bundle(
 
     Raises:
         InputError: ``out`` is there already or has a name that MONAI Label misreads; the adapters are zero-shot, or need
-            weights that only this machine has.
+            weights that only this machine has, or a calibration that a bundle does not score by.
         OutputError: the folder cannot be written.
         InputError, WeightsError, CheckpointError: as ``load_predictor``.
     """
@@ -64,6 +65,7 @@ def pack_bundle(
     if misread:
         raise InputError(f"{out.name}: MONAI Label takes a bundle named '{misread[0]}' for another task; choose another name")
     predictor = load_predictor(adapters, preset, weights=weights, device="cpu")
+    check_calibrated_alike(predictor, None, within_organ=False)
     config = predictor.detector.config
     tower = weights or find_named_weights(config, adapters)
     if not with_weights and Path(tower).is_file():

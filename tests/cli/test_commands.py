@@ -202,6 +202,29 @@ def test_bad_input_gets_one_clear_line_and_exit_code_2(
     assert not (out / "adapters.safetensors").exists()
 
 
+@pytest.mark.parametrize("value", ["-1", "1.5", "many"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "index few-shot rows.jsonl --shots 1 --out out.jsonl --seed",
+        "index split rows.jsonl --out out.jsonl --seed",
+        "montage --index rows.jsonl --preset brain-mri --out out.png --seed",
+        "train --index rows.jsonl --preset brain-mri --out out --seed",
+        "train --index rows.jsonl --preset brain-mri --out out --workers",
+        "synthesise --index rows.jsonl --preset brain-mri --out out --seed",
+        "demo --out out --seed",
+        "ablate --index rows.jsonl --preset brain-mri --out out --seeds 0",
+        "protocol bmad --data . --out out --seeds 0",
+        "score scan.nii.gz --adapters demo --out out --readers",
+    ],
+)
+def test_seeds_and_counts_are_whole_numbers_from_0(command: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([*command.split(), value])
+    assert end.value.code == 2
+    assert f"'{value}' is no whole number from 0" in capsys.readouterr().err
+
+
 def test_an_unwritable_output_is_exit_code_1(
     study: Path, adapters: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -472,6 +495,27 @@ def test_a_calibration_is_made_on_rows_of_one_kind(
     assert main(["calibrate", "--index", str(tmp_path / "index.jsonl"), *options]) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "calibrated.safetensors").exists()
+
+
+def test_a_calibration_that_nothing_could_hold_is_refused_before_a_case_is_read(
+    adapters: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.nii.gz").write_bytes(b"no scan")
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"image_path": "broken.nii.gz", "label": 0, "class_name": "Brain"}) + "\n")
+    command = ["calibrate", "--index", str(tmp_path / "rows.jsonl"), "--preset", "brain-mri"]
+    for options, message in (
+        (["--adapters", "none", "--backbone", "tiny", "--out", str(tmp_path / "new")], "only an aaclip-med adapters file can"),
+        (["--adapters", str(adapters), "--out", str(tmp_path)], f"{tmp_path}: a folder; say with --out FILE"),
+    ):
+        assert main([*command, *options]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_calibrate_offers_no_option_that_it_passes_over(capsys: pytest.CaptureFixture[str]) -> None:
+    for option in (["--volume", "1"], ["--spacing", "1", "1", "1"]):
+        with pytest.raises(SystemExit):
+            main(["calibrate", "--index", "rows.jsonl", "--adapters", "demo", *option])
+        assert f"unrecognized arguments: {option[0]}" in capsys.readouterr().err
 
 
 def test_rows_that_were_trained_on_calibrate_nothing_unless_they_are_asked_for(

@@ -18,6 +18,7 @@ from aaclip_med.errors import InputError
 from aaclip_med.evaluation.baselines import COMPARED, judge_baselines
 from aaclip_med.evaluation.evaluation import Evaluation
 from aaclip_med.evaluation.intervals import FEW_PATIENTS, doubt_intervals
+from aaclip_med.evaluation.report import list_cases
 from aaclip_med.evaluation.run import evaluate_cases
 from aaclip_med.evaluation.tally import CaseRecord, Tally
 from aaclip_med.evaluation.views import score_cases
@@ -214,6 +215,26 @@ def test_a_case_that_fails_is_left_out_but_counts_as_zeros_for_mood(heads, demo_
     scores = [np.sort(one.max(axis=(1, 2)))[-3:].mean() for one in maps]
     labels = [*(one.any() for one in masks), True]
     assert broken.figures["mood_sample_ap"].value == pytest.approx(average_precision_score(labels, [*scores, -99.0]))
+
+
+def test_lesions_outside_a_rows_slices_are_neither_missed_nor_listed(heads, demo_predictor, tmp_path):
+    case = read_index(heads / "index.jsonl")[1]
+    mask = nib.load(case.mask_path)
+    two = mask.get_fdata().astype(np.uint8)
+    two[12:15, 12:15, 6:] = 1  # the other lies in slices 2 to 4
+    nib.save(nib.Nifti1Image(two, mask.affine), tmp_path / "two.nii.gz")
+    for slices, lesions in ((None, 2), ((0, 5), 1), ((6, 7), 1), ((3, 7), 2), ((0, 1), 0)):
+        evaluation = evaluate_cases([replace(case, mask_path=tmp_path / "two.nii.gz", slices=slices)], demo_predictor)
+        assert evaluation.counts["lesions"] == lesions
+        (row,) = list_cases(evaluation, demo_predictor)
+        assert row["lesions"] == lesions
+
+
+@pytest.mark.parametrize(("slices", "count"), [(None, 8), ((2, 3), 2), ((9, 11), 0)])
+def test_a_case_that_fails_counts_for_mood_with_its_rows_slices(slices, count, heads, demo_predictor):
+    *scored, failed = read_index(heads / "broken.jsonl")
+    tally = evaluate_cases([scored[0], replace(failed, slices=slices)], demo_predictor).tally
+    assert sum(part.sum() for part in tally.records[1].pixels[1:3]) == count * 80 * 80
 
 
 def test_the_image_score_can_be_the_mean_of_the_highest_pixels(heads, demo_predictor, stacks):

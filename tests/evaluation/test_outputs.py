@@ -261,6 +261,33 @@ def test_parts_of_one_scan_share_its_organ_mask(namesakes, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("options", "row", "calibrated"),
+    [
+        ({}, {}, True),
+        ({"window": Window("hu", 0, 2000)}, {}, False),
+        ({"refinement": "published"}, {}, False),
+        ({}, {"plane": "coronal"}, False),
+        ({}, {"organ_path": "mask_1.nii.gz"}, False),
+        ({}, {"preset": "liver-ct"}, False),
+    ],
+)
+def test_cases_have_calibrated_scores_only_where_they_are_scored_as_the_calibration_was_made(
+    options, row, calibrated, heads, tmp_path
+):
+    normal, abnormal = (json.loads(line) for line in (heads / "index.jsonl").read_text().splitlines()[:2])
+    index = heads / "unlike.jsonl"
+    index.write_text(json.dumps(normal) + "\n" + json.dumps(abnormal | row) + "\n")
+    evaluation = evaluate_index(index, "demo", tmp_path, preset="brain-mri", image_size=80, device="cpu", **options)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["run"]["calibrated"] is calibrated
+    assert ("UNCALIBRATED" in (tmp_path / "metrics.md").read_text()) is not calibrated
+    with (tmp_path / "cases.csv").open(newline="") as stream:
+        scores = [float(case["score"]) for case in csv.DictReader(stream)]
+    probabilities = [1 / (1 + np.exp(-record.score)) for record in evaluation.tally.records]
+    assert np.allclose(scores, probabilities, atol=1e-6) is not calibrated
+
+
 def test_the_command_and_the_function_take_the_same_options(heads, tmp_path):
     index = heads / "two.jsonl"
     index.write_text("".join(line + "\n" for line in (heads / "index.jsonl").read_text().splitlines()[:2]))

@@ -6,22 +6,30 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
 from aaclip_med import build_detector
+from aaclip_med.data.index import Case
 from aaclip_med.data.volumes import Volume
 from aaclip_med.errors import InputError
+from aaclip_med.inference.calibrating import calibrate, store_calibration
 from aaclip_med.inference.cutting import check_calibrated_alike, describe_scale
-from aaclip_med.inference.predictor import Predictor
+from aaclip_med.inference.job import JobRequest, run_job
+from aaclip_med.inference.network import build_network
+from aaclip_med.inference.predictor import Predictor, load_predictor
 from aaclip_med.inference.refinement import BEST, PUBLISHED, Refinement, find_refinement, pool_scores, score_pictures, sharpen
 from aaclip_med.model.checkpoint import Checkpoint
 from aaclip_med.model.detector import Detector
 from aaclip_med.model.preprocess import choose_side, normalise_slices
-from aaclip_med.presets import get_preset
+from aaclip_med.presets import Window, get_preset
 from aaclip_med.scoring.calibration import CalibrationBuilder
+from aaclip_med.zoo.inferer import VolumeInferer
+from aaclip_med.zoo.packing import pack_bundle
+from tests.cli.conftest import OBLIQUE, draw_head
 
 SIZE = 40
 
@@ -195,7 +203,7 @@ def test_scores_are_refused_under_another_refinement_than_they_were_calibrated_w
     builder = CalibrationBuilder(-40.0, 40.0)
     builder.add_volume(np.linspace(-1, 1, 50), 0.5)
     preset = get_preset("brain-mri")
-    made = {"calibration": describe_scale(preset, None, False, BEST)}
+    made = {"calibration": describe_scale(Predictor(detector, preset, refinement=BEST), None, False)}
     checkpoint = Checkpoint(detector.config, detector.adapter_state(), detector.tower_hash, preset.name, provenance=made)
     for refinement in (BEST, PUBLISHED):
         predictor = Predictor(detector, preset, builder.build(), checkpoint, refinement=refinement)
@@ -204,3 +212,47 @@ def test_scores_are_refused_under_another_refinement_than_they_were_calibrated_w
         else:
             with pytest.raises(InputError, match=r"calibrated with .*refinement"):
                 check_calibrated_alike(predictor, None, False)
+
+
+def test_a_calibration_is_of_one_image_size_and_of_whole_or_dropped_background(tmp_path: Path) -> None:
+    normal = tmp_path / "normal.nii.gz"
+    nib.save(nib.Nifti1Image(draw_head(0, lesion=False)[0], OBLIQUE), normal)
+    case, path = Case(normal, 0, "Brain"), tmp_path / "adapters.safetensors"
+    predictor = load_predictor("demo", "brain-mri", image_size=80, device="cpu")
+    calibration, scale = calibrate([case], predictor)
+    store_calibration(predictor, calibration, path, scale)
+    alike = load_predictor(path, device="cpu")
+    assert alike.detector.config.image_size == 80
+    check_calibrated_alike(alike, None, False)
+    VolumeInferer(alike)
+    for options, message in (
+        ({"image_size": 160}, "calibrated with image size 80, and would score with image size 160"),
+        ({"drop_background": True}, "calibrated with drop background False, and would score with drop background True"),
+    ):
+        other = load_predictor(path, device="cpu", **options)
+        job = JobRequest(normal.name)
+        for refuse in (
+            lambda other=other: check_calibrated_alike(other, None, False),
+            lambda other=other: build_network(other),
+            lambda other=other: VolumeInferer(other),
+            lambda other=other, job=job: run_job(tmp_path, job, other, lambda *_: None),
+        ):
+            with pytest.raises(InputError, match=message):
+                refuse()
+
+
+def test_a_bundle_is_not_packed_with_a_calibration_that_it_does_not_score_by(tmp_path: Path) -> None:
+    path = tmp_path / "adapters.safetensors"
+    made = load_predictor("demo", "brain-mri", device="cpu", window=Window("hu", 0.0, 500.0))
+    assert made.calibration is not None
+    store_calibration(made, made.calibration, path, describe_scale(made, None, within_organ=False))
+    with pytest.raises(InputError, match=r"calibrated with window hu 0\.0 500\.0, and would score with window percentile"):
+        pack_bundle(path, tmp_path / "bundle")
+
+
+def test_what_an_older_file_does_not_say_of_its_calibration_is_not_held_against_it() -> None:
+    for options in ({}, {"image_size": 80}, {"drop_background": True}):
+        predictor = load_predictor("demo", "brain-mri", device="cpu", **options)
+        assert predictor.checkpoint is not None
+        assert "image size" not in predictor.checkpoint.provenance["calibration"]
+        check_calibrated_alike(predictor, None, False)

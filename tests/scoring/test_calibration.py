@@ -194,6 +194,17 @@ def test_a_constant_heatmap_cannot_be_calibrated():
         builder.build()
 
 
+def test_a_volume_that_ties_with_a_normal_one_is_not_above_it():
+    scores = np.random.default_rng(0).normal(size=50).astype(np.float32)
+    builder = CalibrationBuilder(-1.0, 2.0)
+    for score in scores:
+        builder.add_volume(np.linspace(0, 1, 50), float(score))
+    calibration = Calibration.from_json(json.loads(json.dumps(builder.build().to_json())))
+    for rank, score in enumerate(np.sort(scores)):
+        assert calibration.percentile(float(score)) == pytest.approx(100 * rank / 50)
+        assert calibration.p_value(float(score)) == pytest.approx((51 - rank) / 51)
+
+
 def test_a_handful_of_voxels_cannot_be_calibrated():
     builder = CalibrationBuilder(0, 1)
     builder.add_volume(np.linspace(0, 1, 39), 1.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -103,6 +105,32 @@ def test_more_candidates_than_uint16_holds_keep_their_own_ids():
     candidates, labels = label_candidates(heatmap, 0.5, np.eye(4), 0)
     assert labels.dtype == np.int32
     assert len(candidates) == labels.max() == 41**3
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_what_goes_over_chunks_is_one_candidate_and_its_first_peak_counts(order):
+    heatmap = np.zeros((70, 90, 100), dtype=np.float32, order=order)  # chunks of 2**18 end within slices 29 and 58
+    heatmap[3:66, 40, 50:52] = 0.5
+    heatmap[[20, 40, 60], 40, 51] = 0.75
+    heatmap[64:66, 5, 5] = 0.6
+    (long, short), labels = label_candidates(heatmap, 0.5, np.eye(4), 0)
+    assert (long.voxels, long.peak, long.peak_ras) == (126, 0.75, (20.0, 40.0, 51.0))
+    assert long.mean == pytest.approx((123 * 0.5 + 3 * 0.75) / 126)
+    assert long.centroid_voxel == pytest.approx((34.0, 40.0, 50.5))
+    assert (short.peak_ras, short.voxels) == ((64.0, 5.0, 5.0), 2)
+    assert np.array_equal(labels, np.where(heatmap == np.float32(0.6), 2, heatmap > 0))
+
+
+def test_memory_does_not_grow_with_the_share_of_hot_voxels():
+    heatmap = np.random.default_rng(0).random((128, 128, 128)).astype(np.float32)
+    peaks = []
+    for threshold in (0.999, 0.0):
+        tracemalloc.start()
+        label_candidates(heatmap, threshold, np.eye(4), 2, 1.0)
+        peaks.append(tracemalloc.get_traced_memory()[1] / heatmap.size)
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 12
+    assert max(peaks) < 20
 
 
 @settings(max_examples=40, deadline=None)

@@ -20,7 +20,7 @@ from aaclip_med.errors import InputError
 from aaclip_med.model.checkpoint import read_checkpoint
 from aaclip_med.model.preprocess import resize_masks
 from aaclip_med.presets import get_preset
-from aaclip_med.training.augmentation import TEXT_STAGE
+from aaclip_med.training.augmentation import Augmentation
 from aaclip_med.training.bundle import train
 from aaclip_med.training.dataset import EpochSampler, SliceDataset, gather_slices
 from aaclip_med.training.montage import draw_tiles
@@ -117,7 +117,7 @@ def test_an_index_without_a_normal_row_is_refused(study: Path, tmp_path: Path) -
 @pytest.fixture
 def dataset(study: Path, tmp_path: Path) -> SliceDataset:
     slices = gather_slices(study / "normal.jsonl", "brain-mri", tmp_path, normal_only=True)
-    return SliceDataset(slices.store, slices.train, 40, "reference", TEXT_STAGE, 3, Synthesis(), 0.5)
+    return SliceDataset(slices.store, slices.train, 40, "reference", Augmentation(), 3, Synthesis(), 0.5)
 
 
 def test_about_half_of_the_slices_show_a_lesion_and_the_label_says_so(dataset: SliceDataset) -> None:

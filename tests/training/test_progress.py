@@ -11,6 +11,7 @@ from ignite.engine import Engine
 from torch.optim.lr_scheduler import LambdaLR
 
 from aaclip_med import build_detector
+from aaclip_med.errors import CheckpointError
 from aaclip_med.training.progress import StageProgress
 
 
@@ -75,6 +76,20 @@ def test_a_stage_that_averages_ends_with_the_mean_of_its_last_epochs_whatever_va
     assert weight == pytest.approx(sum(epoch**2 for epoch in epochs) / len(epochs))
     assert progress.describe()["averaged_epochs"] == epochs
     assert [epoch["epoch"] for epoch in progress.describe()["epochs"]] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"no zip at all", "cannot be read"), ({"adapters": {}}, "has no 'settings'"), ({"settings": {}}, "has no 'adapters'")],
+)
+def test_a_damaged_file_of_the_last_epoch_is_refused_by_its_name(content: object, message: str, tmp_path: Path) -> None:
+    progress, _ = run([0.9, 0.8], 0.0, tmp_path)
+    if isinstance(content, bytes):
+        progress.last.write_bytes(content)
+    else:
+        torch.save(content, progress.last)
+    with pytest.raises(CheckpointError, match=rf"{progress.last.name}: {message}.*; delete it to start this stage again"):
+        run([0.9, 0.8], 0.0, tmp_path)
 
 
 @pytest.mark.parametrize("until", [None, 3, 4])

@@ -166,7 +166,8 @@ def _read_groups(folder: Path, column: str | None, normal_groups: Sequence[str] 
         ) from None
     missing = [name for name in ("participant_id", column) if not rows or name not in rows[0]]
     if missing:
-        raise InputError(f"{path}: no column {', '.join(missing)}; there are {', '.join(rows[0]) if rows else 'no rows'}")
+        named = [name for name in rows[0] if name] if rows else ["no rows"]
+        raise InputError(f"{path}: no column {', '.join(missing)}; there are {', '.join(named)}")
     values = {row[column] for row in rows}
     unknown = [group for group in normal_groups if group not in values]
     if unknown:

@@ -233,6 +233,14 @@ def test_participants_of_a_normal_group_need_no_mask_and_others_are_abnormal(sav
     assert "a lesion in a participant whose group is normal" in refusal("bids", tmp_path, **options)
 
 
+def test_a_column_that_is_not_there_is_refused_though_a_row_has_a_tab_too_many(save: SaveScan, tmp_path: Path) -> None:
+    draw_groups(save, tmp_path)
+    table = tmp_path / "participants.tsv"
+    table.write_text(table.read_text().replace("control\n", "control\t\n"))
+    message = refusal("bids", tmp_path, group_column="diagnosis", normal_groups=["control"])
+    assert message.endswith("no column diagnosis; there are participant_id, group")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
