@@ -21,7 +21,7 @@ _NO_SCAN_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.88.": "a structured report", "1.2.840.10008.5.1.4.1.1.11.": "a presentation state",
     "1.2.840.10008.5.1.4.1.1.104.": "a document", "1.2.840.10008.5.1.4.1.1.9.": "a waveform",
     "1.2.840.10008.5.1.4.1.1.66": "raw data or a segmentation", "1.2.840.10008.5.1.4.1.1.481.": "a radiotherapy object",
-    "1.2.840.10008.5.1.4.1.1.4.2": "a spectrum",
+    "1.2.840.10008.5.1.4.1.1.4.2": "a spectrum", "1.2.840.10008.5.1.4.1.1.30": "a parametric map",
 }  # fmt: skip
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _SCREENSHOTS = {"SCREEN SAVE", "SCREENSAVE", "SCREENSHOT", "SCREEN SHOT", "SCREEN CAPTURE", "DOSE_INFO", "PROTOCOL"}

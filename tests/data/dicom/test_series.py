@@ -268,6 +268,7 @@ def test_three_single_planes_are_a_localiser(save_series: SaveSeries) -> None:
         ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "colour pixels"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "colour pixels"),
         ({"Modality": "SEG"}, "a segmentation, not a scan"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.30", "Modality": "MR"}, "a parametric map, not a scan"),
         ({"Modality": "RTDOSE"}, "a dose map, not a scan"),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.33", "Modality": "SR", "Rows": None}, "a structured report"),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.104.1", "Modality": "OT"}, "a document"),
