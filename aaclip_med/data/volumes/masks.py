@@ -24,8 +24,8 @@ def read_mask(path: str | Path, like: Volume) -> np.ndarray[Any, Any]:
     A mask on the same grid whose axes run another way, as converters from DICOM leave them, is turned; nothing is resampled.
 
     Raises:
-        InputError: the mask cannot be read, or holds NaN or infinite values, or its shape differs, or one of its corner voxels lies more than
-            0.001 mm from the scan's.
+        InputError: the mask cannot be read or holds NaN or infinite values, or its shape differs, or one of its corner voxels
+            lies more than 0.001 mm from the scan's.
     """
     mask = read_unchecked(Path(path))
     check_voxels(mask.path, mask.array, allow_blank=True)
