@@ -110,11 +110,13 @@ def _thin_out(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """All of a volume (I, J, K), or of a large one every n-th voxel along each axis: the same ones in any order of the axes
     and, as they are counted from both ends to the middle, in either direction.
     """
-    step = math.ceil(math.cbrt(array.size / MAX_EXACT))
+    step = math.ceil((array.size / MAX_EXACT) ** (1 / 3))
     if step == 1:
         return array
     halves = [np.arange(0, (n + 1) // 2, step) for n in array.shape]
-    return array[np.ix_(*(np.union1d(half, n - 1 - half) for half, n in zip(halves, array.shape, strict=True)))]
+    kept = [np.union1d(half, n - 1 - half) for half, n in zip(halves, array.shape, strict=True)]
+    thinned: np.ndarray[Any, Any] = array[np.ix_(*kept)]
+    return thinned
 
 
 def _full_scale(volume: Volume) -> float:
