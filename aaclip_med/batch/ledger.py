@@ -30,7 +30,7 @@ class Ledger:
         """Take up the run in ``out``, or begin one.
 
         Raises:
-            InputError: ``out`` holds a run with other settings and ``overwrite`` is False.
+            InputError: ``out`` holds a run with other settings, or its settings are damaged, and ``overwrite`` is False.
             OutputError: the folder cannot be written to.
         """
         self.out = out
@@ -44,8 +44,11 @@ class Ledger:
         """When the run began: at first now, later what was written down then."""
         path = self.out / RUN_MARK
         if path.is_file():
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            begun = datetime.fromisoformat(stored.pop("begun"))
+            stored = _read_record(path)
+            try:
+                begun = datetime.fromisoformat(stored.pop("begun", ""))
+            except ValueError:
+                raise InputError(f"{path}: damaged; start again with --overwrite") from None
             changed = sorted(key for key in stored.keys() | settings.keys() if stored.get(key) != settings.get(key))
             if changed:
                 raise InputError(
@@ -68,7 +71,7 @@ class Ledger:
         record = self.read(source.name)
         if record is None:
             return None
-        files = [self.out / name for name in record["files"]]
+        files = _list_files(self.out, record)
         done = record["volume"]["status"] == "ok" and all(file.is_file() for file in files)
         if done and record["input"] == _stamp(source, organ):
             return record
@@ -77,12 +80,9 @@ class Ledger:
         return None
 
     def read(self, name: str) -> Record | None:
-        """What was kept of case ``name``, done or failed."""
+        """What was kept of case ``name``, done or failed; None of one whose record is damaged."""
         path = self._path(name)
-        if not path.is_file():
-            return None
-        record: Record = json.loads(path.read_text(encoding="utf-8"))
-        return record
+        return (_read_record(path) or None) if path.is_file() else None
 
     def keep(self, source: Source, organ: Path | None, record: Record, files: list[Path]) -> None:
         """Remember a case that is done or failed, with the files that were written of it.
@@ -101,7 +101,10 @@ class Ledger:
 
 
 def forget(out: Path) -> None:
-    """Begin anew: no case in ``out`` counts as done any more."""
+    """Begin anew: no case in ``out`` counts as done any more, and what was written of those that did is gone."""
+    for path in (out / ".run" / "cases").rglob("*.json"):
+        for file in _list_files(out, _read_record(path)):
+            file.unlink(missing_ok=True)
     shutil.rmtree(out / ".run" / "cases", ignore_errors=True)
     (out / RUN_MARK).unlink(missing_ok=True)
 
@@ -122,6 +125,21 @@ def lock_folder(out: Path, name: str = ".lock", wait: bool = False) -> Iterator[
         yield
     finally:
         lock.release()
+
+
+def _read_record(path: Path) -> Record:
+    """The object in a JSON file; an empty one where the file is damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _list_files(out: Path, record: Record) -> list[Path]:
+    """What was written of a case, within ``out``."""
+    names = map(Path, record.get("files", []))
+    return [out / name for name in names if not name.is_absolute() and ".." not in name.parts]
 
 
 def _stamp(source: Source, organ: Path | None) -> str:

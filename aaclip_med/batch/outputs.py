@@ -15,7 +15,7 @@ from aaclip_med.batch.dicom_objects import require_highdicom, write_measurements
 from aaclip_med.batch.report.preview import draw_preview
 from aaclip_med.data.sources import Source
 from aaclip_med.data.volumes import Volume
-from aaclip_med.data.writing import write_file, write_image
+from aaclip_med.data.writing import prepare_output_folder, write_file, write_image
 from aaclip_med.errors import InputError
 from aaclip_med.inference.case import ScoredCase
 from aaclip_med.presets import Preset
@@ -108,8 +108,7 @@ class CaseWriter:
         return files
 
     def _place(self, folder: str, name: str) -> Path:
-        (self.out / folder).mkdir(exist_ok=True)
-        return self.out / folder / name
+        return prepare_output_folder(self.out / folder) / name
 
     def preview_path(self, name: str) -> Path:
         """Where the preview of case ``name`` is kept."""

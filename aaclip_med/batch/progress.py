@@ -83,7 +83,7 @@ class Lines(Progress):
             text = f"score {row['score']:.4g}, {row['candidates']} candidates"
         else:
             text = f"failed: {' '.join(str(row['error']).split())}"
-        self._print(f"{self.done}/{self.total}  {row['case']}  {text}  ({self.seconds:.0f} s)")
+        self._print(f"{self.done}/{self.total}  {' '.join(row['case'].split())}  {text}  ({self.seconds:.0f} s)")
 
 
 class JsonLines(Progress):

@@ -21,7 +21,7 @@ from aaclip_med.cli.protocols import add_protocol
 from aaclip_med.cli.scoring import add_score
 from aaclip_med.cli.serving import add_serve
 from aaclip_med.cli.synthesising import add_synthesise
-from aaclip_med.errors import AaclipError, OutputError
+from aaclip_med.errors import AaclipError, InputError, OutputError
 from aaclip_med.presets import PRESETS
 
 NONE_DONE = 1
@@ -175,6 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     options = build_parser().parse_args(arguments)
     try:
+        _refuse_empty(options)
         room = importlib.import_module(f"aaclip_med.cli.{ROOMS.get(options.command, 'commands')}")
         return int(getattr(room, f"run_{options.command}")(options))
     except AaclipError as error:
@@ -185,6 +186,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(str(error) or "out of memory; take a smaller --batch-size or --image-size", 2)
     except KeyboardInterrupt:
         return _complain("interrupted; a training run goes on when started again", INTERRUPTED)
+
+
+def _refuse_empty(options: argparse.Namespace) -> None:
+    """An empty path would be the current folder: what a script's unset variable leaves.
+
+    Raises:
+        InputError: an argument is empty.
+    """
+    for name, given in vars(options).items():
+        if "" in (given if isinstance(given, list | tuple) else (given,)):
+            raise InputError(f"an empty argument ({name.replace('_', '-')}); name a file or a folder")
 
 
 def _complain(message: str, code: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,6 @@ def run_score(options: argparse.Namespace) -> int:
     from aaclip_med.batch.cluster import Cluster, score_on_cluster
     from aaclip_med.batch.outputs import Outputs
     from aaclip_med.batch.progress import choose_progress
-    from aaclip_med.batch.reader import Limits, choose_megabytes
     from aaclip_med.batch.report.preview import choose_budget
     from aaclip_med.batch.run import Task, score_sources
     from aaclip_med.cli.commands import judge, list_options, load_options, make_cutting
@@ -96,6 +96,7 @@ def run_score(options: argparse.Namespace) -> int:
     from aaclip_med.inference.predictor import load_predictor
 
     cutting = make_cutting(options)
+    limits = _choose_limits(options)
     shard = _choose_shard(options)
     found = find_sources(options.inputs, cutting.volume, cutting.spacing_mm)
     prepare_output_folder(options.out)
@@ -108,13 +109,12 @@ def run_score(options: argparse.Namespace) -> int:
         not options.no_report,
         choose_budget(len(found.sources)),
     )
-    megabytes = choose_megabytes() if options.case_megabytes is None else options.case_megabytes
     task = Task(
         cutting,
         make_aim(options),
         options.minimum_ml,
         outputs,
-        Limits(options.case_seconds, megabytes),
+        limits,
         options.readers,
         options.writers,
         _find_bids(options.inputs),
@@ -137,6 +137,18 @@ def run_score(options: argparse.Namespace) -> int:
         if found.passed_over:
             print(f"{len(found.passed_over)} passed over as no scans of this run; see run.json")
     return judge(tally.failed, tally.done)
+
+
+def _choose_limits(options: argparse.Namespace) -> Any:
+    """What reading a scan may take."""
+    from aaclip_med.batch.reader import Limits, choose_megabytes
+
+    seconds, megabytes = options.case_seconds, options.case_megabytes
+    if not 0 < seconds <= threading.TIMEOUT_MAX:
+        raise InputError(f"--case-seconds {seconds:g}: take more than 0, and a number")
+    if megabytes is not None and megabytes < 0:
+        raise InputError(f"--case-megabytes {megabytes}: take 0 or more")
+    return Limits(seconds, choose_megabytes() if megabytes is None else megabytes)
 
 
 def _find_bids(inputs: Sequence[str]) -> Path | None:

@@ -9,13 +9,11 @@ from pathlib import Path
 from aaclip_med.data.dicom import looks_like_dicom
 from aaclip_med.data.index import Case, join
 from aaclip_med.data.patients import find_patients
-from aaclip_med.data.scans import MASK_SUFFIXES, mask_stem
-from aaclip_med.data.sources import read_source
-from aaclip_med.data.volumes import case_name, find_images, is_image_file, read_mask, walk_files
+from aaclip_med.data.scans import MASK_FOLDERS, MASK_SUFFIXES, mask_stem
+from aaclip_med.data.sources import is_result, read_source
+from aaclip_med.data.volumes import ENDINGS, case_name, find_images, is_image_file, read_mask, walk_files
 from aaclip_med.errors import InputError
 from aaclip_med.presets import get_preset
-
-MASK_FOLDERS = (("images", "masks"), ("images", "labels"), ("imagesTr", "labelsTr"))
 
 
 def build_index(
@@ -66,16 +64,19 @@ def build_index(
 
 
 def _list_scans(folder: Path) -> list[Path]:
-    """Image files, and folders in which DICOM files lie, to the bottom.
+    """Image files, and folders in which DICOM files lie, to the bottom; what a run left there is passed over.
 
     Raises:
         InputError: there is neither, or DICOM files lie in ``folder`` itself.
     """
-    files = [file for file in walk_files(folder) if file.is_file()]
-    series = {file.parent for file in files if not is_image_file(file) and looks_like_dicom(file)}
+    files = [file for file in walk_files(folder) if file.is_file() and not is_result(file, [folder])]
+    images = [file for file in files if is_image_file(file)]
+    series = {file.parent for file in set(files).difference(images) if looks_like_dicom(file)}
+    if not images and not series:
+        raise InputError(f"{folder}: no scan in this folder; DICOM, or {', '.join(ENDINGS)}")
     if folder in series:
         raise InputError(f"{folder}: DICOM files right in it; put each series into a folder of its own, named as its mask")
-    return sorted(series) + (find_images([folder]) if not series or any(map(is_image_file, files)) else [])
+    return sorted(series) + find_images(images)
 
 
 def _pair_folders(images: Path, masks: Path) -> dict[Path, Path | None]:

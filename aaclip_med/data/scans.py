@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import count, takewhile
 from pathlib import Path
 
-from aaclip_med.data.volumes import case_name, find_images, printable
-from aaclip_med.errors import InputError
+from aaclip_med.data.volumes import case_name, find_images, is_image_file, printable
 
 MASK_SUFFIXES = ("_seg", "_segmentation", "_mask", "_label", "_lesion", "_tumour", "_tumor", "_gt")
+MASK_FOLDERS = (("images", "masks"), ("images", "labels"), ("imagesTr", "labelsTr"))
+"""Folders side by side: scans, and masks of the same names."""
 MAX_NAME_BYTES = 200
 """A file's name has 255 at most, and outputs add up to 43 to a case's, a temporary file's mark among them."""
 
@@ -20,33 +22,44 @@ MAX_NAME_BYTES = 200
 def find_scans(paths: Sequence[str | Path]) -> tuple[list[Path], list[Path]]:
     """The images to score among files and folders, and those passed over.
 
-    Passed over in a folder are our own heatmaps (``X_heatmap``) and files named as the mask of a scan that lies beside them
-    (see ``data.pairs.build_index``). A file named by itself is always taken.
+    Passed over in a folder are our own heatmaps (``X_heatmap``) and files that are the mask of a scan by their names and
+    folders (see ``data.pairs.build_index``). A file named by itself is always taken.
 
     Raises:
-        InputError: as ``find_images``; or a folder holds nothing else.
+        InputError: as ``find_images``.
     """
     found = find_images(paths)
-    named = {Path(path).resolve() for path in paths}
-    names: dict[Path, set[str]] = {}
-    for file in found:
-        names.setdefault(file.parent, set()).add(case_name(file))
+    given = set(map(Path, paths))
+    named = {path.resolve() for path in given}
+    list_names = cache(_list_names)
     scans: list[Path] = []
     passed_over: list[Path] = []
     for file in found:
-        beside = names[file.parent] - {case_name(file)}
-        (passed_over if file.resolve() not in named and _is_by_product(file, beside) else scans).append(file)
-    if not scans:
-        raise InputError(f"{passed_over[0].parent}: only masks and heatmaps in this folder; name a scan")
+        is_passed = file.resolve() not in named and _is_by_product(file, given, list_names)
+        (passed_over if is_passed else scans).append(file)
     return scans, passed_over
 
 
-def _is_by_product(file: Path, beside: set[str]) -> bool:
+def _list_names(folder: Path) -> set[str]:
+    """What scans in ``folder``, files or folders of DICOM files, are called."""
+    if not folder.is_dir():
+        return set()
+    return {case_name(path) for path in folder.iterdir() if is_image_file(path) or path.is_dir()}
+
+
+def _is_by_product(file: Path, given: set[Path], list_names: Callable[[Path], set[str]]) -> bool:
     name = case_name(file)
-    if name.endswith("_heatmap"):
-        return True
     stem = mask_stem(name, MASK_SUFFIXES)
-    return stem is not None and any(stem in (other, other.rpartition("_")[0]) for other in beside)
+    beside = list_names(file.parent) - {name}
+    if name.endswith("_heatmap") or any(stem in (other, other.rpartition("_")[0]) for other in beside):
+        return True
+    for folder in takewhile(lambda folder: folder not in given, file.parents):
+        scans = [
+            folder.parent / images / file.parent.relative_to(folder) for images, masks in MASK_FOLDERS if folder.name == masks
+        ]
+        if any(name in list_names(place) for place in scans):
+            return True
+    return False
 
 
 def mask_stem(name: str, suffixes: Sequence[str]) -> str | None:

@@ -17,6 +17,7 @@ Spacing = tuple[float, float, float]
 
 RUN_MARK = ".run/settings.json"
 """In the output folder of a run over many cases."""
+_RESULT = "a result of an earlier run"
 
 
 @dataclass(frozen=True)
@@ -80,14 +81,17 @@ def find_sources(paths: Sequence[str | Path], number: int | None = None, spacing
     if images:
         scans, others = find_scans(images)
         passed_over += [PassedOver(path, "a mask or a heatmap") for path in others]
-        results = {path for path in scans if _is_result(path, images)}
-        passed_over += [PassedOver(path, "a result of an earlier run") for path in scans if path in results]
+        results = {path for path in scans if is_result(path, images)}
+        passed_over += [PassedOver(path, _RESULT) for path in scans if path in results]
         scans = [path for path in scans if path not in results]
         sources += [
             Source(name, path, list_files(path), partial(read_volume, path, number=number))
             for name, path in zip(unique_names(scans), scans, strict=True)
         ]
     for series in list_series(dicom) if dicom else []:
+        if all(is_result(path, dicom) for path in series.files):
+            passed_over.append(PassedOver(series.files[0], _RESULT))
+            continue
         if not series.is_scan:
             passed_over.append(PassedOver(series.files[0], f"{series.name}: {series.refused}"))
             continue
@@ -120,7 +124,7 @@ def _holds(folder: Path, is_one: Callable[[Path], bool]) -> bool:
     return any(is_one(file) for file in walk_files(folder))
 
 
-def _is_result(path: Path, named: Sequence[Path]) -> bool:
+def is_result(path: Path, named: Sequence[Path]) -> bool:
     """Whether a file found in a folder lies in the output of a run; a folder or file that is named itself is taken as it is."""
     for folder in path.parents:
         if path in named or folder in named:

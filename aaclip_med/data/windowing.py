@@ -11,8 +11,8 @@ from aaclip_med.data.volumes import Volume
 from aaclip_med.errors import InputError
 from aaclip_med.presets import Window
 
-SAMPLE_SIZE = 5_000_000
-"""Percentiles of larger volumes are taken over about this many voxels."""
+MAX_EXACT = 50_000_000
+"""Voxels; percentiles of larger volumes are taken over a part of them."""
 
 
 def apply_window(volume: Volume, window: Window, inside: np.ndarray[Any, Any] | None = None) -> np.ndarray[Any, Any]:
@@ -23,8 +23,8 @@ def apply_window(volume: Volume, window: Window, inside: np.ndarray[Any, Any] | 
     ``percentile``: the same between two percentiles of the foreground. The background level is the median of the voxels
     not above the volume's mean (exactly 0 in a skull-stripped scan, the noise of air in others), and the foreground is
     every voxel above the background level. So a background of 0 and the small negative values of resampling become
-    exactly 0, while dark fluid inside the head stays above it. Volumes of more than 5 million voxels are sampled on a
-    regular grid of the first two axes for this. A volume without any background loses its darkest quarter or so.
+    exactly 0, while dark fluid inside the head stays above it. Volumes of more than 50 million voxels are thinned out for
+    this, alike however their axes are stored. A volume without any background loses its darkest quarter or so.
 
     ``as_is``: uint8 is divided by 255; other types are left alone up to a maximum of 1, divided by 255 up to a maximum
     of 255 and by 65535 up to 65535.
@@ -89,10 +89,9 @@ def _confine(values: np.ndarray[Any, Any], inside: np.ndarray[Any, Any] | None) 
 def _foreground_range(volume: Volume, window: Window, inside: np.ndarray[Any, Any] | None) -> tuple[float, float]:
     if window.low < 0 or window.high > 100:
         raise InputError(f"{volume.path}: window {_describe(window)}; percentiles go from 0 to 100")
-    step = math.ceil(math.sqrt(volume.array.size / SAMPLE_SIZE))
-    sample = volume.array[::step, ::step]
+    sample = _thin_out(volume.array)
     if inside is not None:
-        foreground = sample[inside[::step, ::step]]
+        foreground = sample[_thin_out(inside)]
     else:
         background = np.median(sample[sample <= sample.mean(dtype=np.float64)])
         foreground = sample[sample > background]
@@ -105,6 +104,19 @@ def _foreground_range(volume: Volume, window: Window, inside: np.ndarray[Any, An
             "is this a mask? choose another window or preset"
         )
     return low, high
+
+
+def _thin_out(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """All of a volume (I, J, K), or of a large one every n-th voxel along each axis: the same ones in any order of the axes
+    and, as they are counted from both ends to the middle, in either direction.
+    """
+    step = math.ceil((array.size / MAX_EXACT) ** (1 / 3))
+    if step == 1:
+        return array
+    halves = [np.arange(0, (n + 1) // 2, step) for n in array.shape]
+    kept = [np.union1d(half, n - 1 - half) for half, n in zip(halves, array.shape, strict=True)]
+    thinned: np.ndarray[Any, Any] = array[np.ix_(*kept)]
+    return thinned
 
 
 def _full_scale(volume: Volume) -> float:

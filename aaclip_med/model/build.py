@@ -83,7 +83,7 @@ def build_detector(
             _refuse_conflicts(path, checkpoint.config, backbone, fidelity)
     if checkpoint is not None and path is not None:
         config = checkpoint.config
-        config = replace(config, image_size=image_size or config.image_size)
+        config = replace(config, image_size=config.image_size if image_size is None else image_size)
         if weights is None:
             weights = find_named_weights(config, path)
     else:
@@ -103,7 +103,7 @@ def build_detector(
         config = DetectorConfig(
             backbone=backbone,
             weights=_name_weights(weights),
-            image_size=image_size or _default_image_size(backbone),
+            image_size=_default_image_size(backbone) if image_size is None else image_size,
             fidelity=fidelity,
             **(TINY_ADAPTERS if backbone == TINY else {}) | {name: value for name, value in given.items() if value is not None},
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -423,6 +424,23 @@ def test_a_series_to_which_nothing_can_point_is_refused_by_what_it_lacks(tmp_pat
         write_segmentation(tmp_path / "seg.dcm", source, volume, draw_case(volume), ACCOUNT)
     assert PATIENT not in str(caught.value)
     assert not (tmp_path / "seg.dcm").exists()
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_slices_of_one_uid_are_refused(tmp_path: Path, kind: str) -> None:
+    source, volume = find_source(save_slices(tmp_path / "scan", (0, 2, 4), SOPInstanceUID="1.2.3.6"))
+    with pytest.raises(InputError, match="2 of 3 slices repeat the SOPInstanceUID of another"):
+        WRITERS[kind](tmp_path / "object.dcm", source, volume, draw_case(volume), ACCOUNT)
+
+
+def test_odd_values_of_the_study_are_not_quoted(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    folder = save_slices(tmp_path / "scan", (0, 2, 4))
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes().replace(b"1.2.3.5", b"Doe^Jan"))
+    source, volume = find_source(folder)
+    with suppress(InputError):
+        write_all(tmp_path / "out", source, volume, draw_case(volume))
+    assert "Doe" not in "".join(str(warning.message) for warning in recwarn.list)
 
 
 @pytest.mark.parametrize("tags", [{"ImagePositionPatient": None}, {"ImageOrientationPatient": None}])

@@ -178,3 +178,19 @@ def test_onnx_runtime_finds_what_torch_does(scans: Path, tmp_path: Path, monkeyp
     np.testing.assert_allclose(heat["onnx"], heat["local"], atol=1e-4)
     assert not np.array_equal(heat["onnx"], heat["local"])  # another engine did compute
     assert json.loads((tmp_path / "onnx" / ".run" / "settings.json").read_text())["engine"] == "onnx"
+
+
+def test_a_case_is_one_line_whatever_its_name(scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (scans / "case_00.nii.gz").rename(scans / "case\n00.nii.gz")
+    command = ["score", str(scans / "case\n00.nii.gz"), *DEMO[:-1], "plain", "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert "1/1  case 00  score" in capsys.readouterr().err
+
+
+def test_a_file_in_the_place_of_a_folder_of_outputs_is_named(
+    scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "masks").touch()
+    assert main(["score", str(scans / "case_00.nii.gz"), *DEMO, "--out", str(tmp_path / "out")]) == 1
+    assert "masks: a file is in its place; choose another --out" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -167,3 +168,56 @@ def test_results_of_a_run_are_not_scored_as_scans(scans: Path, tmp_path: Path, r
     assert main([*command, "--out", str(tmp_path / "out")]) == 3
     assert read_tables(tmp_path / "out") == read_tables(scans / "results")
     shutil.rmtree(scans / "results")
+
+
+def test_a_run_that_is_started_again_leaves_nothing_of_the_old_one(scans: Path, tmp_path: Path) -> None:
+    command = ["score", str(scans), *DEMO, "--out", str(tmp_path / "out")]
+    assert main([*command, "--heatmap-format", "mha"]) == 3
+    beside = tmp_path / "out" / "heatmaps" / "notes.txt"
+    beside.write_text("the user's own")
+    torn = scans / "case_01.nii.gz"
+    torn.write_bytes(torn.read_bytes()[:200])
+    assert main([*command, "--overwrite"]) == 3
+    written = [path.name for folder in ("heatmaps", "masks", "labels") for path in (tmp_path / "out" / folder).iterdir()]
+    assert len(written) == 10 * 3 + 1
+    assert beside.is_file()
+    assert not [name for name in written if name.endswith(".mha") or name.startswith("case_01")]
+    assert len([path for path in (tmp_path / "out" / ".run" / "previews").rglob("*") if path.is_file()]) == 10
+
+
+def test_nothing_outside_the_folder_is_removed_whatever_a_record_says(scans: Path, tmp_path: Path) -> None:
+    command = ["score", str(scans / "case_00.nii.gz"), *DEMO, "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    (record,) = (tmp_path / "out" / ".run" / "cases").rglob("*.json")
+    content = json.loads(record.read_text())
+    content["files"] += ["../scans/case_01.nii.gz", str(scans / "case_02.nii.gz")]
+    record.write_text(json.dumps(content))
+    assert main([*command, "--overwrite"]) == 0
+    assert (scans / "case_01.nii.gz").is_file()
+    assert (scans / "case_02.nii.gz").is_file()
+
+
+@pytest.mark.parametrize("content", ["", '{"input": "a', "null"])
+def test_a_damaged_record_counts_as_not_done(content: str, scans: Path, tmp_path: Path, read_tables: Read) -> None:
+    command = ["score", str(scans / "case_00.nii.gz"), *DEMO, "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    before = read_tables(tmp_path / "out")
+    (record,) = (tmp_path / "out" / ".run" / "cases").rglob("*.json")
+    record.write_text(content)
+    assert main(command) == 0
+    assert read_tables(tmp_path / "out") == before
+    assert json.loads(record.read_text())["files"]
+    record.write_text(content)
+    assert main([*command, "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize("content", ["", '{"begun": "2026-', "{}", "null", '{"begun": "today"}'])
+def test_damaged_settings_are_refused_unless_the_run_is_started_again(
+    content: str, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["score", str(scans / "case_00.nii.gz"), *DEMO, "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    (tmp_path / "out" / ".run" / "settings.json").write_text(content)
+    assert main(command) == 2
+    assert "settings.json: damaged; start again with --overwrite" in capsys.readouterr().err
+    assert main([*command, "--overwrite"]) == 0

@@ -171,6 +171,18 @@ def test_indexes_are_built_split_and_sampled(study: Path, tmp_path: Path) -> Non
         (["score", "{head}", "--adapters", "{adapters}", "--backbone", "ViT-B-32"], "was made for backbone 'tiny'"),
         (["score", "{head}", "--adapters", "{adapters}", "--device", "cuda:7"], "cuda"),
         (["score", "{head}", "--adapters", "{adapters}", "--batch-size", "0"], "batch size"),
+        (["score", "{head}", "--adapters", "{adapters}", "--image-size", "0"], "image size 0"),
+        (["score", "{head}", "--adapters", "{adapters}", "--case-seconds", "0"], "--case-seconds 0: take more than 0"),
+        (["score", "{head}", "--adapters", "{adapters}", "--case-seconds", "-1"], "--case-seconds -1: take more than 0"),
+        (["score", "{head}", "--adapters", "{adapters}", "--case-seconds", "nan"], "--case-seconds nan: take more than 0"),
+        (["score", "{head}", "--adapters", "{adapters}", "--case-seconds", "inf"], "--case-seconds inf: take more than 0"),
+        (["score", "{head}", "--adapters", "{adapters}", "--case-megabytes", "-5"], "--case-megabytes -5: take 0 or more"),
+        (["score", "", "--adapters", "{adapters}"], "an empty argument (inputs)"),
+        (["score", "{head}", "", "--adapters", "{adapters}"], "an empty argument (inputs)"),
+        (["score", "{head}", "--adapters", ""], "an empty argument (adapters)"),
+        (["score", "{head}", "--adapters", "{adapters}", "--mask", ""], "an empty argument (mask)"),
+        (["index", "build", "", "--preset", "brain-mri"], "an empty argument (folder)"),
+        (["train", "--preset", "brain-mri", "--backbone", "tiny", "--image-size", "0", "--index", "{index}"], "image size 0"),
         (["evaluate", "--index", "{broken}", "--adapters", "{adapters}"], "broken.jsonl:2"),
         (["train", "--preset", "brain-mri", "--backbone", "tiny", "--index", "{broken}"], "broken.jsonl:2"),
         (["train", "--preset", "brain-mri", "--backbone", "nonsense", "--index", "{index}"], "unknown backbone 'nonsense'"),
@@ -223,6 +235,17 @@ def test_seeds_and_counts_are_whole_numbers_from_0(command: str, value: str, cap
         main([*command.split(), value])
     assert end.value.code == 2
     assert f"'{value}' is no whole number from 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["score", "scan"], ["demo"], ["convert", "liver", "folder"]])
+def test_an_empty_output_is_refused_and_no_name_for_the_current_folder(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown = [] if command[0] != "score" else ["--adapters", "demo"]
+    assert main([*command, *shown, "--out", ""]) == 2
+    assert "an empty argument (out)" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unwritable_output_is_exit_code_1(

@@ -306,3 +306,17 @@ def test_the_command_and_the_function_take_the_same_options(heads, tmp_path):
     texts = [(tmp_path / name / "metrics.json").read_text() for name in ("command", "function")]
     assert texts[0] == texts[1]
     assert json.loads(texts[0])["pixel_auroc"] == evaluation.figures["pixel_auroc"].value
+
+
+def test_rows_whose_labels_their_masks_contradict_are_named(heads, tmp_path, capsys):
+    rows = [json.loads(line) for line in (heads / "index.jsonl").read_text().splitlines()[:4]]
+    rows[0]["label"], rows[1]["label"] = 1, 0
+    rows[3] |= {"label": 0, "slices": [0, 1]}  # beside its lesion
+    (heads / "contrary.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["--adapters", "demo", "--preset", "brain-mri", "--image-size", "80", "--out", str(tmp_path)]
+    assert main(["evaluate", "--index", str(heads / "contrary.jsonl"), *options]) == 0
+    (note,) = [line for line in capsys.readouterr().err.splitlines() if "note" in line]
+    assert f"row 1 is labelled abnormal, its mask is empty in the slices used ({heads / 'mask_0.nii.gz'})" in note
+    assert f"row 2 is labelled normal, its mask is not empty in the slices used ({heads / 'mask_1.nii.gz'})" in note
+    assert "row 3" not in note
+    assert "row 4" not in note

@@ -15,6 +15,8 @@ from aaclip_med.data.writing import write_file
 from aaclip_med.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pydicom.dataset import Dataset
 
     from aaclip_med.batch.account import Account
@@ -43,7 +45,7 @@ def write_segmentation(path: Path, source: Source, volume: Volume, case: ScoredC
     require_highdicom()
     from aaclip_med.batch.dicom_objects.segmentation import make_segmentation
 
-    _write(path, make_segmentation(source, volume, case, account))
+    _write(path, lambda: make_segmentation(source, volume, case, account))
 
 
 def write_parametric_map(path: Path, source: Source, volume: Volume, case: ScoredCase, account: Account) -> None:
@@ -56,7 +58,7 @@ def write_parametric_map(path: Path, source: Source, volume: Volume, case: Score
     require_highdicom()
     from aaclip_med.batch.dicom_objects.parametric_map import make_parametric_map
 
-    _write(path, make_parametric_map(source, volume, case, account))
+    _write(path, lambda: make_parametric_map(source, volume, case, account))
 
 
 def write_measurements(path: Path, source: Source, volume: Volume, case: ScoredCase, account: Account) -> None:
@@ -69,9 +71,11 @@ def write_measurements(path: Path, source: Source, volume: Volume, case: ScoredC
     require_highdicom()
     from aaclip_med.batch.dicom_objects.measurements import make_measurements
 
-    _write(path, make_measurements(source, volume, case, account))
+    _write(path, lambda: make_measurements(source, volume, case, account))
 
 
-def _write(path: Path, dataset: Dataset) -> None:
+def _write(path: Path, make: Callable[[], Dataset]) -> None:
+    """Make and write an object with pydicom kept quiet, which would quote odd values of its source."""
     with quiet():
+        dataset = make()
         write_file(path, lambda temporary: dataset.save_as(temporary, enforce_file_format=True))

@@ -14,7 +14,6 @@ from pydicom.sr.codedict import codes
 
 from aaclip_med.batch.account import PROGRAM, Account
 from aaclip_med.batch.dicom_objects.source import SourceImages
-from aaclip_med.data.dicom.headers import quiet
 from aaclip_med.errors import InputError
 from aaclip_med.inference.case import ScoredCase
 
@@ -78,7 +77,7 @@ def identify_algorithm(account: Account) -> hd.AlgorithmIdentificationSequence:
 
 @contextlib.contextmanager
 def making(images: SourceImages) -> Iterator[None]:
-    """Keep highdicom quiet, which quotes names, and turn what it refuses in the source's identity into our error.
+    """Keep highdicom's log quiet, which quotes names, and turn what it refuses in the source's identity into our error.
 
     Raises:
         InputError: the source's header holds values from which no valid object can be made.
@@ -87,9 +86,8 @@ def making(images: SourceImages) -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        with quiet():
-            yield
-    except (ValueError, TypeError) as error:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise InputError(
             f"{images.path}: no DICOM output can be made of the series' headers ({type(error).__name__}); check them, "
             "or export the series again"

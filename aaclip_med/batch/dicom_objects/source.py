@@ -89,8 +89,8 @@ def describe_source(source: Source, volume: Volume) -> SourceImages:
     """Frames, place and identity of ``volume``, which ``source.read`` gave.
 
     Raises:
-        InputError: the source is no DICOM, its slices say no place in the patient, its files lack the UIDs by which an
-            object points to them, or they can no longer be read.
+        InputError: the source is no DICOM, its slices say no place in the patient, its files lack or share the UIDs
+            by which an object points to them, or they can no longer be read.
     """
     if source.series is None:
         raise InputError(f"{source.path}: DICOM outputs need a DICOM input")
@@ -111,6 +111,12 @@ def describe_source(source: Source, volume: Volume) -> SourceImages:
     if missing:
         raise InputError(
             f"{source.path}: no {', '.join(missing)}, by which DICOM outputs would point to the series; export it with them"
+        )
+    repeats = len(frames) - len({(frame.uid, frame.index) for frame in frames})
+    if repeats:
+        raise InputError(
+            f"{source.path}: {repeats} of {len(frames)} slices repeat the SOPInstanceUID of another, by which DICOM outputs "
+            "would point to them; export the series with a SOPInstanceUID for each file"
         )
     planes = _place(frames, volume, is_resampled=stack.grid.shifts is not None or stack.grid.depths is not None)
     identity = _identify(header)

@@ -21,7 +21,7 @@ _NO_SCAN_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.88.": "a structured report", "1.2.840.10008.5.1.4.1.1.11.": "a presentation state",
     "1.2.840.10008.5.1.4.1.1.104.": "a document", "1.2.840.10008.5.1.4.1.1.9.": "a waveform",
     "1.2.840.10008.5.1.4.1.1.66": "raw data or a segmentation", "1.2.840.10008.5.1.4.1.1.481.": "a radiotherapy object",
-    "1.2.840.10008.5.1.4.1.1.4.2": "a spectrum",
+    "1.2.840.10008.5.1.4.1.1.4.2": "a spectrum", "1.2.840.10008.5.1.4.1.1.30": "a parametric map",
 }  # fmt: skip
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _SCREENSHOTS = {"SCREEN SAVE", "SCREENSAVE", "SCREENSHOT", "SCREEN SHOT", "SCREEN CAPTURE", "DOSE_INFO", "PROTOCOL"}
@@ -60,7 +60,8 @@ def why_unsupported(header: Dataset) -> str | None:
 def why_damaged(path: Path, header: Dataset, per_frame: list[Dataset]) -> str | None:
     """Why an image cannot be read, by its header and the file's size, and what to do; None where nothing speaks against it."""
     rows, columns, bits = (number(header, key) or 0.0 for key in ("Rows", "Columns", "BitsAllocated"))
-    frames = number(header, "NumberOfFrames") or 1
+    declared = number(header, "NumberOfFrames")
+    frames = declared or 1
     if not _has_size(header):
         return f"{path.name} has no image in it (no Rows and Columns); copy or export it again"
     if bits not in (8, 16, 32, 64):
@@ -84,7 +85,8 @@ def why_damaged(path: Path, header: Dataset, per_frame: list[Dataset]) -> str | 
     if syntax.is_compressed and 8 * frames > path.stat().st_size:  # an item's tag and length alone take 8 bytes
         return f"{path.name} is too small for the {frames:.0f} frames it declares; copy it again"
     if per_frame and len(per_frame) != frames:
-        return f"{path.name} declares {frames:.0f} frames but describes {len(per_frame)}; export it again"
+        said = "no NumberOfFrames" if declared is None else f"{declared:.0f} frames"
+        return f"{path.name} declares {said} but describes {len(per_frame)}; export it again"
     return None
 
 

@@ -26,6 +26,10 @@ _FEWEST_SLICES = 3
 """A direction with fewer slices is a localiser's when another has at least as many."""
 
 
+class NoScanError(GeometryError):
+    """Slices that are those of a localiser, which nobody misses."""
+
+
 @dataclass(frozen=True)
 class Part:
     """The frames of one volume, before their order is known. label: what sets it apart from the others."""
@@ -35,22 +39,22 @@ class Part:
 
 
 def split_frames(frames: list[Frame], problems: list[str]) -> list[Part]:
-    """One part for each volume: by size and orientation, then by what tells repeats at one position apart."""
+    """One part for each volume: by size and orientation, then by what tells repeats at one position apart.
+
+    Raises:
+        NoScanError: there are no three slices of one direction and size.
+        GeometryError: the same, for frames of reference alone differ.
+    """
     if len(frames) > 1 and all(frame.is_projection for frame in frames):
         problems.append(f"{len(frames)} projections: one volume each")
         return [Part((frame,), frame.path.name) for frame in frames]
-    groups: list[list[Frame]] = []
-    for frame in frames:
-        for group in groups:
-            if _is_alike(group[0], frame):
-                group.append(frame)
-                break
-        else:
-            groups.append([frame])
+    groups = _group(frames)
     if len(groups) > 1:
         largest = max(map(len, groups))
         if largest < _FEWEST_SLICES:
-            raise GeometryError(
+            if len(_group([replace(frame, reference="") for frame in frames])) == 1:
+                raise GeometryError(f"{len(groups)} frames of reference in one series; export it with one FrameOfReferenceUID")
+            raise NoScanError(
                 f"{len(frames)} slices in {len(groups)} directions or sizes, at most {largest} of each: a localiser or a "
                 "turning projection, not a scan; name the scan that was planned on it"
             )
@@ -69,6 +73,19 @@ def split_frames(frames: list[Frame], problems: list[str]) -> list[Part]:
         label = name_plane(perpendicular_axes(group[0].cosines)) if len(groups) > 1 else ""
         parts += [replace(part, label=" ".join(filter(None, (label, part.label)))) for part in found]
     return parts
+
+
+def _group(frames: list[Frame]) -> list[list[Frame]]:
+    """Frames that are alike but for their positions."""
+    groups: list[list[Frame]] = []
+    for frame in frames:
+        for group in groups:
+            if _is_alike(group[0], frame):
+                group.append(frame)
+                break
+        else:
+            groups.append([frame])
+    return groups
 
 
 def _is_alike(a: Frame, b: Frame) -> bool:

@@ -94,9 +94,10 @@ def _check_copies(stack: Stack, array: Array) -> None:
         values, _ = _Pixels(frame.path).values(frame)
         far = max(abs(a - b) for a, b in zip(frame.position or (), kept.position or (), strict=True)) > SAME_POSITION_MM
         if far or not np.array_equal(values.astype(array.dtype), array[:, :, k]):
+            one, other = (f"frame {f.index + 1} of " if f.count > 1 else "" for f in (frame, kept))
             raise InputError(
-                f"{frame.path}: lies at the same depth as {kept.path.name} but shows something else, and no tag tells "
-                "which volume each belongs to; remove one of them, or split the series"
+                f"{frame.path}: {one.removesuffix('of ')}lies at the same depth as {other}{kept.path.name} but shows something "
+                "else, and no tag tells which volume each belongs to; remove one of them, or split the series"
             )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from aaclip_med.data.dicom.frames import Frame, Instance, describe_instance
 from aaclip_med.data.dicom.geometry import GeometryError, count_slices, name_plane, perpendicular_axes
 from aaclip_med.data.dicom.headers import find_dicom, read_header
-from aaclip_med.data.dicom.parts import Part, split_frames
+from aaclip_med.data.dicom.parts import NoScanError, Part, split_frames
 from aaclip_med.data.dicom.pixels import read_stacks
 from aaclip_med.data.dicom.stacking import NOT_COMPARED, Spacing, plan_stack
 from aaclip_med.data.scans import number_names
@@ -167,7 +167,7 @@ def _describe_series(instances: list[Instance], with_study: bool) -> Series:
     try:
         parts = split_frames(frames, problems)
     except GeometryError as error:
-        return replace(series, problems=tuple(problems), refused=str(error), is_scan=False)
+        return replace(series, problems=tuple(problems), refused=str(error), is_scan=not isinstance(error, NoScanError))
     stacks, refused = [], None
     for part in parts:
         try:

@@ -48,7 +48,7 @@ def plan_stack(part: Part, spacing_mm: Spacing | None) -> tuple[Stack, list[str]
         notes.append("a projection, without a place in the patient: orientation assumed, and mm as at the detector")
         return _stack_in_order(frames, axes, (*pixel_mm, spacing_mm[2] if spacing_mm else 1.0)), notes
     if pixel_mm is None:
-        raise GeometryError(f"no PixelSpacing; export the series with it, {GIVE_SPACING}")
+        raise GeometryError(f"no PixelSpacing above 0; export the series with it, {GIVE_SPACING}")
     if axes is None or not placed:
         if spacing_mm is None:
             bare = [frame.path.name for frame in frames if frame.position is None]

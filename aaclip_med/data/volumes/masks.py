@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 
+from aaclip_med.data.volumes.checks import check_voxels
 from aaclip_med.data.volumes.reading import read_unchecked
 from aaclip_med.data.volumes.volume import Volume
 from aaclip_med.errors import InputError
@@ -24,10 +25,12 @@ def read_mask(path: str | Path, like: Volume) -> np.ndarray[Any, Any]:
     A mask on the same grid whose axes run another way, as converters from DICOM leave them, is turned; nothing is resampled.
 
     Raises:
-        InputError: the mask cannot be read, or its shape differs, or one of its corner voxels lies more than
-            0.001 mm from the scan's.
+        InputError: the mask cannot be read or holds NaN or infinite values, or its shape differs, or one of its corner voxels
+            lies more than 0.001 mm from the scan's.
     """
-    return fit_mask(read_unchecked(Path(path)), like)
+    mask = read_unchecked(Path(path))
+    check_voxels(mask.path, mask.array, allow_blank=True)
+    return fit_mask(mask, like)
 
 
 def fit_mask(mask: Volume, like: Volume) -> np.ndarray[Any, Any]:

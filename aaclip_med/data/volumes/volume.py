@@ -59,8 +59,19 @@ class Volume:
 
 
 def is_image_file(path: str | Path) -> bool:
-    """Whether the name ends like an image that this package reads; the file is not opened."""
-    return Path(path).name.lower().endswith(ENDINGS)
+    """Whether the name ends like an image that this package reads, and no DICOM file has it (PS3.10 7.1)."""
+    return Path(path).name.lower().endswith(ENDINGS) and not _has_dicom_mark(Path(path))
+
+
+def _has_dicom_mark(path: Path) -> bool:
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as stream:
+            stream.seek(128)
+            return stream.read(4) == b"DICM"
+    except OSError:
+        return False
 
 
 def case_name(path: str | Path) -> str:

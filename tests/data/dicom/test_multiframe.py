@@ -229,3 +229,17 @@ def test_a_placed_object_that_was_cut_into_files_is_one_volume(tmp_path: Path) -
     (series,) = list_series([tmp_path])
     (volume,) = read_series(series)
     np.testing.assert_array_equal(volume.array, pixels.T)
+
+
+@pytest.mark.parametrize(("count", "said"), [(0, "0 frames"), (3, "3 frames"), (None, "no NumberOfFrames")])
+def test_a_number_of_frames_that_is_not_that_of_their_groups_is_refused(tmp_path: Path, count: int | None, said: str) -> None:
+    per_frame = [group(PlanePositionSequence=place(2.0 * n)) for n in range(5)]
+    (series,) = list_series([save_frames(tmp_path / "a", make_pixels(), per_frame, shared_groups(), NumberOfFrames=count)])
+    assert f"a declares {said} but describes 5; export it again" in str(series.refused)
+
+
+def test_frames_of_one_file_at_one_place_are_told_by_their_numbers(tmp_path: Path) -> None:
+    per_frame = [group(PlanePositionSequence=place(2.0 * (n // 2))) for n in range(6)]
+    (series,) = list_series([save_frames(tmp_path / "a", make_pixels((6, 6, 7)), per_frame, shared_groups())])
+    with pytest.raises(InputError, match="a: frame 2 lies at the same depth as frame 1 of a but shows something else"):
+        read_series(series)

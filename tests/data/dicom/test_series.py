@@ -258,6 +258,31 @@ def test_three_single_planes_are_a_localiser(save_series: SaveSeries) -> None:
     assert "3 slices in 3 directions or sizes, at most 1 of each: a localiser or" in str(series.refused)
 
 
+def test_a_frame_of_reference_for_each_file_is_refused_and_no_localiser(save_series: SaveSeries) -> None:
+    """As an anonymiser leaves behind that makes every UID anew."""
+    (series,) = list_series(save_series(FrameOfReferenceUID=lambda n: f"1.2.9.{n + 1}"))
+    assert series.is_scan
+    assert series.refused == "5 frames of reference in one series; export it with one FrameOfReferenceUID"
+    for spacing in (None, (1.0, 1.0, 1.0)):
+        with pytest.raises(InputError, match="5 frames of reference in one series"):
+            read_series(series, spacing)
+
+
+def test_three_single_planes_with_frames_of_reference_of_their_own_are_a_localiser(save_series: SaveSeries) -> None:
+    one = make_pixels((1, 6, 7))
+    planes = (AXIAL, CORONAL, SAGITTAL)
+    paths = [save_series(one, str(n), c, FrameOfReferenceUID=f"1.2.9.{n + 1}")[0] for n, c in enumerate(planes)]
+    (series,) = list_series(paths)
+    assert not series.is_scan
+    assert "a localiser" in str(series.refused)
+
+
+@pytest.mark.parametrize("spacing", [None, [0, 0.7], [-0.9, 0.7]])
+def test_a_pixel_spacing_that_is_no_use_is_said_to_be_missing_or_not_above_0(save_series: SaveSeries, spacing: object) -> None:
+    (series,) = list_series(save_series(PixelSpacing=spacing))
+    assert "no PixelSpacing above 0; export the series with it" in str(series.refused)
+
+
 @pytest.mark.parametrize(
     ("tags", "reason"),
     [
@@ -268,6 +293,7 @@ def test_three_single_planes_are_a_localiser(save_series: SaveSeries) -> None:
         ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "colour pixels"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "colour pixels"),
         ({"Modality": "SEG"}, "a segmentation, not a scan"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.30", "Modality": "MR"}, "a parametric map, not a scan"),
         ({"Modality": "RTDOSE"}, "a dose map, not a scan"),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.33", "Modality": "SR", "Rows": None}, "a structured report"),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.104.1", "Modality": "OT"}, "a document"),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from aaclip_med.data.dicom import list_series, read_series
-from aaclip_med.data.index import read_index
+from aaclip_med.data.index import read_index, write_index
 from aaclip_med.data.pairs import build_index
 from aaclip_med.data.slices import cut_case
 from aaclip_med.data.sources import find_sources, read_source
@@ -148,6 +148,67 @@ def test_damaged_series_and_those_in_a_form_that_is_not_read_fail_and_what_is_no
             source.read()
     assert [item.path.name for item in passed_over] == ["dose", "scout", "seg"]
     np.testing.assert_array_equal(read_source(tmp_path).array, sources[-1].read().array)
+
+
+@pytest.mark.parametrize("ending", [".img", ".IMG", ".png", ".nii"])
+def test_dicom_files_named_as_images_are_slices_of_one_series(save_series: Any, tmp_path: Path, ending: str) -> None:
+    folder = save_series()[0].parent
+    expected = read_source(folder).array
+    for path in list(folder.iterdir()):
+        path.rename(path.with_name(path.name + ending))
+    (source,) = find_sources([tmp_path]).sources
+    np.testing.assert_array_equal(source.read().array, expected)
+    assert len(find_sources([folder / f"003{ending}"]).sources) == 1
+    (case,) = build_index(tmp_path, "liver-ct", unlabelled_are_normal=True)
+    assert case.image_path == folder
+    write_index([case], tmp_path / "index.jsonl")
+    np.testing.assert_array_equal(read_source(read_index(tmp_path / "index.jsonl")[0].image_path).array, expected)
+
+
+@pytest.mark.parametrize("name", ["case7", "case7_ct"])
+def test_the_mask_of_a_series_in_a_folder_is_passed_over(save_series: Any, tmp_path: Path, name: str) -> None:
+    volume = read_source(save_series(folder=f"study/{name}")[0].parent)
+    nib.save(nib.Nifti1Image(volume.array, volume.affine), tmp_path / "study" / "case7_seg.nii.gz")
+    sources, passed_over = find_sources([tmp_path / "study"])
+    assert [source.series is not None for source in sources] == [True]
+    assert [(item.path.name, item.reason) for item in passed_over] == [("case7_seg.nii.gz", "a mask or a heatmap")]
+
+
+@pytest.mark.parametrize(("images", "masks"), [("images", "masks"), ("images", "labels"), ("imagesTr", "labelsTr")])
+def test_masks_in_a_folder_beside_that_of_the_scans_are_passed_over(
+    save_series: Any, tmp_path: Path, images: str, masks: str
+) -> None:
+    save_series(folder=f"study/{images}/p.7")
+    scan = nib.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.eye(4))
+    for name in (f"{images}/sub/p1", f"{masks}/sub/p1", f"{masks}/p.7", f"{masks}/p1", "masks/other"):
+        path = tmp_path / "study" / f"{name}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(scan, path)
+    sources, passed_over = find_sources([tmp_path / "study"])
+    assert sorted(source.path.name for source in sources) == ["other.nii.gz", "p.7", "p1.nii.gz", "p1.nii.gz"]
+    found = [item.path.relative_to(tmp_path / "study").as_posix() for item in passed_over]
+    assert found == [f"{masks}/p.7.nii.gz", f"{masks}/sub/p1.nii.gz"]
+    assert len(find_sources([tmp_path / "study" / masks]).sources) >= 3
+
+
+def test_results_of_a_run_are_no_scans_whatever_they_are(save_series: Any, tmp_path: Path) -> None:
+    save_series(folder="study/p1")
+    save_series(folder="study/out/dicom", SeriesInstanceUID="1.2")
+    result = tmp_path / "study" / "out" / "heat.nii.gz"
+    nib.save(nib.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4), np.eye(4)), result)
+    (tmp_path / "study" / "out" / ".run").mkdir()
+    (tmp_path / "study" / "out" / ".run" / "settings.json").touch()
+    sources, passed_over = find_sources([tmp_path / "study"])
+    assert [source.path.name for source in sources] == ["p1"]
+    assert [(item.path.name, item.reason) for item in passed_over] == [
+        ("heat.nii.gz", "a result of an earlier run"),
+        ("001", "a result of an earlier run"),
+    ]
+    (case,) = build_index(tmp_path / "study", "liver-ct", unlabelled_are_normal=True)
+    assert case.image_path == tmp_path / "study" / "p1"
+    (tmp_path / "study" / "p1").rename(tmp_path / "p1")
+    with pytest.raises(InputError, match="no scan in this folder"):
+        build_index(tmp_path / "study", "liver-ct", unlabelled_are_normal=True)
 
 
 def test_sources_of_one_name_are_numbered(save_series: Any, tmp_path: Path) -> None:

@@ -33,6 +33,15 @@ def test_a_jpeg_mask_is_what_was_drawn_before_its_compression(save: SaveScan) ->
     np.testing.assert_array_equal(read_mask(path, like)[:, :, 0], drawn > 0)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_mask_that_holds_no_number_is_refused(save: SaveScan, value: float) -> None:
+    like = read_volume(save("scan.nii.gz"))
+    values = np.zeros((5, 6, 7), np.float32)
+    values[1, 2, 3] = value
+    path = save("mask.nii.gz", values)
+    assert "1 of 210 voxels are NaN or infinite" in refusal(path, lambda path: read_mask(path, like))
+
+
 def test_an_empty_mask_is_fine(save: SaveScan) -> None:
     like = read_volume(save("scan.nii.gz"))
     assert not read_mask(save("mask.nii.gz", np.zeros((5, 6, 7), np.uint8)), like).any()
