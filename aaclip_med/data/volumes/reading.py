@@ -59,8 +59,10 @@ def read_grid(path: Path) -> Volume:
 def list_files(path: Path) -> tuple[Path, ...]:
     """The files of a volume: ``path``, and if they are there the header of an ``.img``, or what a header names for its voxels.
 
-    A file that cannot be read stands for itself, and so does one of any other kind.
+    A file that cannot be read stands for itself, and so does one of any other kind, and a pipe, which is not opened.
     """
+    if not path.is_file():
+        return (path,)
     with contextlib.suppress(OSError):
         return path, *(list_data_files(path) if path.suffix.lower() in ITK_ENDINGS else find_header(path))
     return (path,)
