@@ -238,7 +238,9 @@ def test_a_case_that_fails_counts_for_mood_with_its_rows_slices(slices, count, h
 
 
 def test_the_image_score_can_be_the_mean_of_the_highest_pixels(heads, demo_predictor, stacks):
-    figures = evaluate_cases(read_index(heads / "index.jsonl"), demo_predictor, image_score="top5%").figures
+    by_slice = replace(demo_predictor.refinement, reach=0.0)
+    predictor = Predictor(demo_predictor.detector, demo_predictor.preset, refinement=by_slice)
+    figures = evaluate_cases(read_index(heads / "index.jsonl"), predictor, image_score="top5%").figures
     count = round(0.05 * 80 * 80)
     pooled = [np.sort(maps.reshape(len(maps), -1), axis=1)[:, -count:].mean(axis=1) for maps in stacks["maps"]]
     labels = np.concatenate([masks.any(axis=(1, 2)) for masks in stacks["masks"]])
