@@ -22,7 +22,7 @@ def read_labels(path: Path, like: Volume) -> np.ndarray[Any, Any]:
     Raises:
         InputError: as ``read_mask``; or the file is not NIfTI.
     """
-    _check_ending(path)
+    _check(path, like)
     values: np.ndarray[Any, Any] = np.rint(fit_values(read_unchecked(path), like)).astype(np.int16)
     return values
 
@@ -37,8 +37,7 @@ def write_lesion_mask(labels: Path, like: Volume, lesion_labels: Sequence[int], 
         InputError: as ``read_labels``.
         OutputError: the mask cannot be written.
     """
-    _check_ending(labels)
-    read_mask(labels, like)  # refuses what cannot be read, and another geometry
+    _check(labels, like)
     image = nib.load(labels, mmap=False)
     mask = np.isin(np.rint(image.dataobj), lesion_labels)
     header = image.header.copy()
@@ -52,6 +51,7 @@ def write_lesion_mask(labels: Path, like: Volume, lesion_labels: Sequence[int], 
     return bool(mask.any())
 
 
-def _check_ending(path: Path) -> None:
+def _check(path: Path, like: Volume) -> None:
     if not path.name.lower().endswith(NIFTI_ENDINGS):
         raise InputError(f"{path}: label maps of several values are read from NIfTI alone; save it as .nii.gz")
+    read_mask(path, like)  # refuses what cannot be read, NaN, and another geometry

@@ -258,3 +258,10 @@ def test_a_column_or_group_that_is_not_there_is_refused(
     (tmp_path / "participants.tsv").unlink()
     if len(options) == 2:
         assert "participants.tsv: cannot be read as a table" in refusal("bids", tmp_path, **options)
+
+
+def test_a_label_map_with_nan_is_refused(tmp_path: Path) -> None:
+    nib.save(nib.Nifti1Image(np.arange(120, dtype=np.float32).reshape(4, 5, 6), np.eye(4)), tmp_path / "scan.nii.gz")
+    nib.save(nib.Nifti1Image(np.full((4, 5, 6), np.nan, np.float32), np.eye(4)), tmp_path / "labels.nii.gz")
+    with pytest.raises(InputError, match=r"labels.nii.gz.*NaN"):
+        read_labels(tmp_path / "labels.nii.gz", read_volume(tmp_path / "scan.nii.gz"))
