@@ -39,8 +39,6 @@ from slicer.ScriptedLoadableModule import (
 from slicer.util import VTKObservationMixin
 
 POLL_MS = 50
-MOST_ROWS = 500
-"""So many candidates, the hottest, stand in the panel; the table node holds all."""
 
 
 class AAClipMed(ScriptedLoadableModule):
@@ -134,6 +132,7 @@ class AAClipMedWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         ui.redrawButton.connect("clicked(bool)", self.onRedraw)
         ui.segmentEditorButton.connect("clicked(bool)", self.onSegmentEditor)
         ui.candidatesTable.connect("cellClicked(int,int)", self.onCandidate)
+        ui.candidatesTable.horizontalHeader().setResizeContentsPrecision(0)  # measure the rows in view, not all
         ui.thresholdSlider.connect("valueChanged(double)", self.onThreshold)
         ui.opacitySlider.connect("valueChanged(double)", self.onOpacity)
         for box in (ui.legendCheckBox, ui.segmentationCheckBox, ui.peaksCheckBox):
@@ -343,10 +342,11 @@ class AAClipMedWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     # Results
 
     def showFindings(self, findings: Findings) -> None:
-        """Show a new result."""
-        self._parameterNode.heatmap = findings.heatmap
+        """Show a new result: chosen in its selector, whose signal fills the panel."""
+        if findings.heatmap.GetScene() is None:
+            return
         heatmap_view.show_overlay(findings.volume, findings.heatmap, self._parameterNode.opacity)
-        self.onHeatmap()
+        self._parameterNode.heatmap = findings.heatmap
 
     def findFindings(self) -> Findings | None:
         """The result that is shown."""
@@ -368,9 +368,10 @@ class AAClipMedWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _showCandidates(self, findings: Findings) -> None:
         result = findings.result
-        self.ui.resultLabel.text = describe_result(result)
+        self.ui.resultLabel.text = describe_result(result, findings_table.MOST_SHOWN)
         self.ui.thresholdLabel.text = describe_threshold(result, result.threshold)
-        table, rows = self.ui.candidatesTable, findings_table.list_rows(findings.candidates)[:MOST_ROWS]
+        table = self.ui.candidatesTable
+        rows = findings_table.list_rows(result.account["candidates"][: findings_table.MOST_SHOWN])
         table.columnCount = len(findings_table.COLUMNS)
         table.setHorizontalHeaderLabels(list(findings_table.COLUMNS))
         table.rowCount = len(rows)
@@ -417,14 +418,22 @@ class AAClipMedWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             return
         threshold = self._parameterNode.threshold
         self.desk.search(
-            Task(_("Candidates"), lambda: Search(findings, threshold), lambda found: self.showFound(findings, found))
+            Task(
+                _("Candidates"),
+                lambda: Search(findings, threshold),
+                lambda found: self.takeFound(findings, found),
+                self.showFound,
+            )
         )
 
-    def showFound(self, findings: Findings, found: Found) -> None:
-        """Show the candidates of a search."""
-        if findings.heatmap.GetScene() is None:
-            return
-        show_found(findings, found)
+    def takeFound(self, findings: Findings, found: Found) -> Findings:
+        """Bring a result up to date with a search, unless it was removed meanwhile."""
+        if findings.heatmap.GetScene() is not None:
+            show_found(findings, found)
+        return findings
+
+    def showFound(self, findings: Findings) -> None:
+        """Show the candidates of a search, where its result is still the one chosen."""
         if self._parameterNode is not None and self._parameterNode.heatmap is findings.heatmap:
             self._showCandidates(findings)
 

@@ -187,10 +187,9 @@ class PythonQtManners:
     def connect(self, signature: str, slot: Callable[..., Any]) -> None:
         target = object.__getattribute__(self, "target")
         name = signature.split("(")[0]
-        meta = target.metaObject()
-        signals = {bytes(meta.method(number).name()).decode() for number in range(meta.methodCount())}
-        assert name in signals, f"{target.objectName()} has no signal {name}"
-        getattr(target, name).connect(slot)
+        signal = getattr(target, name, None)
+        assert isinstance(signal, QtCore.SignalInstance), f"{target.objectName()} has no signal {name}"
+        signal.connect(slot)
 
 
 class Timer(PythonQtManners):

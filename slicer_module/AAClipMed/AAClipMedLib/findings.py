@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import slicer
 import vtk
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from .geometry import place_like
 
 COLUMNS = ("Rank", "Peak", "Mean", "Volume (ml)", "R (mm)", "A (mm)", "S (mm)")
 
-MOST_POINTS = 200
-"""Views grow slow with more points; the table holds every candidate."""
+MOST_SHOWN = 200
+"""Views and panel grow slow with more points and rows; the table holds every candidate."""
 
 
 def list_rows(candidates: Sequence[dict[str, Any]]) -> list[tuple[float, ...]]:
@@ -30,13 +32,12 @@ def add_table(scene: slicer.vtkMRMLScene, candidates: Sequence[dict[str, Any]], 
 
 def fill_table(node: slicer.vtkMRMLTableNode, candidates: Sequence[dict[str, Any]]) -> None:
     """Replace the table's rows."""
-    rows = list_rows(candidates)
+    columns = np.array(list_rows(candidates), dtype=np.float64).reshape(-1, len(COLUMNS)).T
     node.RemoveAllColumns()
-    for number, title in enumerate(COLUMNS):
-        column = vtk.vtkIntArray() if number == 0 else vtk.vtkDoubleArray()
+    for number, (title, values) in enumerate(zip(COLUMNS, columns, strict=True)):
+        kind = np.int32 if number == 0 else np.float64
+        column = numpy_to_vtk(np.ascontiguousarray(values, dtype=kind), deep=True)
         column.SetName(title)
-        for row in rows:
-            column.InsertNextValue(int(row[0]) if number == 0 else row[number])
         node.AddColumn(column)
     node.SetUseColumnTitleAsColumnHeader(True)
     node.Modified()
@@ -59,13 +60,14 @@ def add_peaks(
 
 def fill_peaks(node: slicer.vtkMRMLMarkupsFiducialNode, candidates: Sequence[dict[str, Any]]) -> None:
     """Replace the points."""
-    node.SetLocked(False)
-    node.SetFixedNumberOfControlPoints(False)
-    node.RemoveAllControlPoints()
-    for one in candidates[:MOST_POINTS]:
-        number = node.AddControlPoint(vtk.vtkVector3d(*one["peak_ras"]), f"{one['id']}: {one['peak']:.4g}")
-        node.SetNthControlPointDescription(number, f"{one['volume_ml']:.3g} ml")
-    node.SetLocked(True)
+    with slicer.util.NodeModify(node):  # one change for all the points, not one for each
+        node.SetLocked(False)
+        node.SetFixedNumberOfControlPoints(False)
+        node.RemoveAllControlPoints()
+        for one in candidates[:MOST_SHOWN]:
+            number = node.AddControlPoint(vtk.vtkVector3d(*one["peak_ras"]), f"{one['id']}: {one['peak']:.4g}")
+            node.SetNthControlPointDescription(number, f"{one['volume_ml']:.3g} ml")
+        node.SetLocked(True)
 
 
 def read_table(node: slicer.vtkMRMLTableNode) -> list[dict[str, Any]]:
@@ -74,8 +76,5 @@ def read_table(node: slicer.vtkMRMLTableNode) -> list[dict[str, Any]]:
     columns = [table.GetColumnByName(title) for title in COLUMNS]
     if None in columns:
         return []
-    rows = [[column.GetValue(row) for column in columns] for row in range(table.GetNumberOfRows())]
-    return [
-        {"id": int(row[0]), "peak": row[1], "mean": row[2], "volume_ml": row[3], "peak_ras": [row[4], row[5], row[6]]}
-        for row in rows
-    ]
+    rows = zip(*(vtk_to_numpy(column).tolist() for column in columns), strict=True)
+    return [{"id": row[0], "peak": row[1], "mean": row[2], "volume_ml": row[3], "peak_ras": list(row[4:])} for row in rows]

@@ -21,9 +21,9 @@ def make_task(
     settings: Settings,
     backend: Backend,
     organ: slicer.vtkMRMLNode | None = None,
-    shown: Callable[[Findings], None] | None = None,
+    show: Callable[[Findings], None] | None = None,
 ) -> Task:
-    """The task that scores a volume and puts the result into the scene; ``shown`` hears of it."""
+    """The task that scores a volume and puts the result into the scene; ``show`` hears of it afterwards."""
     asked: dict[str, Any] = {}
 
     def make() -> Work:
@@ -31,11 +31,9 @@ def make_task(
         asked.update(request=job.describe(), item=describe_item(volume))
         return backend.score(job)
 
-    def finish(result: Result) -> None:
+    def finish(result: Result) -> Findings:
         if volume.GetScene() is None:
             raise ValueError("the scan was removed meanwhile; its result is dropped")
-        findings = add_findings(volume, result, asked["request"], backend.describe(), asked["item"])
-        if shown is not None:
-            shown(findings)
+        return add_findings(volume, result, asked["request"], backend.describe(), asked["item"])
 
-    return Task(volume.GetName(), make, finish)
+    return Task(volume.GetName(), make, finish, show)

@@ -7,12 +7,14 @@ from bisect import bisect_right
 from .jobs import Result
 
 
-def describe_result(result: Result) -> str:
-    """The volume's score, its p-value and the candidates, in sentences."""
+def describe_result(result: Result, most_shown: int) -> str:
+    """The volume's score, its p-value and the candidates, of which no more than ``most_shown`` are shown, in sentences."""
     account = result.account
     count = len(account["candidates"])
     found = "No candidate" if count == 0 else "1 candidate" if count == 1 else f"{count} candidates"
     sentences = [f"{found} at or above {result.threshold:g}."]
+    if count > most_shown:
+        sentences.append(f"The hottest {most_shown} are listed and marked; the table in the scene has them all.")
     p_value = account.get("p_value")
     if p_value is not None:
         sentences.append(
