@@ -15,7 +15,7 @@ import numpy as np
 
 from aaclip_med.data.benchmarks.registry import FORMATS, build_benchmark_index
 from aaclip_med.data.index import Case, read_index, write_index
-from aaclip_med.data.sampling import few_shot, patient_of
+from aaclip_med.data.sampling import few_shot, name_patients, patient_of
 from aaclip_med.errors import InputError
 from aaclip_med.protocols.config import FULL, Shots
 from aaclip_med.scoring.metrics import Domain
@@ -201,12 +201,13 @@ def draw_lessons(cases: Sequence[Case], shots: Shots, validation_shots: int, see
     rows, without a choice for validation.
 
     Raises:
-        InputError: a class has too few.
+        InputError: a class has too few, or a volume's patient cannot be told.
     """
     if shots == FULL:
         return Lessons([case for case in cases if not (normal_only and case.label)], [])
     drawn: list[Case] = []
     notes: list[str] = []
+    cases = name_patients(cases)
     for class_name in sorted({case.class_name for case in cases}):
         group = [case for case in cases if case.class_name == class_name]
         if validation_shots:

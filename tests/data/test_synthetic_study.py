@@ -70,6 +70,16 @@ def test_each_normal_scan_gets_a_twin_that_differs_under_its_mask_alone(cases: l
         assert after.array[mask].max() <= 250
 
 
+def test_sessions_of_one_patient_stay_one_patient(tmp_path: Path) -> None:
+    cases = []
+    for patient in ("p1", "p2"):
+        for session in (1, 2):
+            path = write_liver(tmp_path, len(cases)).rename(tmp_path / f"{patient}_ses-{session}.nii.gz")
+            cases.append(Case(path, 0, "Liver"))
+    rows = read_index(synthesise_study(cases, get_preset("liver-ct"), tmp_path / "out", synthesis=Synthesis(fewest=20)).index)
+    assert [row.patient for row in rows] == ["p1", "p1", "p2", "p2"] * 2
+
+
 def test_lesions_of_a_volume_go_through_its_slices_and_stay_in_organ_and_range(cases: list[Case], tmp_path: Path) -> None:
     synthesis = Synthesis(fewest=20, sizes=(0.02, 0.05))
     rows = read_index(synthesise_study(cases, get_preset("liver-ct"), tmp_path / "out", 1, synthesis).index)

@@ -112,6 +112,16 @@ def test_validation_is_of_other_patients_than_training(seed: int) -> None:
     assert not {case.patient for case in parts["train"]} & {case.patient for case in parts["val"]}
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_sessions_of_one_patient_are_not_both_learned_from_and_validated_on(seed: int) -> None:
+    cases = [Case(Path(f"p{n}_ses-{s}.nii.gz"), n % 2, "Brain") for n in range(8) for s in (1, 2)]
+    drawn, _ = draw_lessons(cases, 2, 2, seed)
+    sides = [{str(case.patient) for case in drawn if case.split == split} for split in ("train", "val")]
+    assert all(sides)
+    assert sides[0] & sides[1] == set()
+    assert sides[0] | sides[1] <= {f"p{n}" for n in range(8)}
+
+
 def test_a_class_with_fewer_cases_gives_what_leaves_validation_its_share() -> None:
     drawn, _ = draw_lessons(make_cases(40, 10), 64, 4, 0)
     assert [sum(case.split == split for case in drawn) for split in ("train", "val")] == [12, 8]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from aaclip_med.data.index import Case, write_index
 from aaclip_med.data.planes import plan_volume
-from aaclip_med.data.sampling import patient_of
+from aaclip_med.data.sampling import name_patients, patient_of
 from aaclip_med.data.scans import unique_names
 from aaclip_med.data.slices import choose_preset, read_organ
 from aaclip_med.data.sources import read_source
@@ -53,10 +53,10 @@ def synthesise_study(
     outside the mask keep their values; the others get the window's. Volumes become NIfTI in the scan's own grid, pictures PNG.
 
     Raises:
-        InputError: no case is normal, one cannot be read, or none took a lesion.
+        InputError: no case is normal, one cannot be read or its patient cannot be told, or none took a lesion.
         OutputError: ``out`` holds something already, or cannot be written.
     """
-    normal = [replace(case, patient=patient_of(case)) for case in cases if not case.label]
+    normal = [replace(case, patient=patient_of(case)) for case in name_patients([case for case in cases if not case.label])]
     if not normal:
         raise InputError("the index has no normal row (label 0) to put lesions into; add normal scans")
     synthesis = synthesis or Synthesis()
