@@ -30,7 +30,7 @@ class Candidate:
         centroid_ras: mean position of the voxels (each counting the same, not weighted by heat), RAS mm. It can lie
             outside a curved region.
         centroid_voxel: the same as voxel indices (i, j, k), voxel centres at whole numbers.
-        peak_ras: position of the hottest voxel, RAS mm; the first in (i, j, k) order where several tie.
+        peak_ras: position of the hottest voxel, RAS mm; where several tie, of the one nearest to their middle.
         volume_ml: voxels times the voxel's volume, millilitres.
         peak: highest heat in the region.
         mean: mean heat over the region.
@@ -87,19 +87,8 @@ def label_candidates(
     count = ndimage.label(above, structure=np.ones((3, 3, 3), dtype=bool), output=labels)
     del above
 
-    voxels = np.zeros(count, dtype=np.int64)
-    total, place, peak = np.zeros(count), np.zeros((3, count)), np.full(count, -np.inf)
-    for region, indices, heat in _walk(labels, heatmap):
-        np.add.at(voxels, region, 1)
-        np.add.at(total, region, heat)
-        for axis, index in enumerate(indices):
-            np.add.at(place[axis], region, index)
-        np.maximum.at(peak, region, heat)
-    mean, centroid = total / voxels, (place / voxels).T
-    peak_voxel = np.full((count, 3), -1)
-    for region, indices, heat in _walk(labels, heatmap):
-        hottest = np.flatnonzero((heat == peak[region]) & (peak_voxel[region, 0] < 0))[::-1]
-        peak_voxel[region[hottest]] = np.stack(indices, axis=1)[hottest]  # the last assignment, so the first voxel, stays
+    voxels, mean, centroid, peak = _measure(labels, heatmap, count)
+    peak_voxel = _find_peaks(labels, heatmap, peak, affine)
     boxes = [[(span.start, span.stop - 1) for span in box] for box in ndimage.find_objects(labels)]
 
     kept = [int(one) for one in np.lexsort((-voxels, -peak)) if voxels[one] * voxel_ml >= minimum_ml]
@@ -136,6 +125,46 @@ def _walk(labels: LabelMap, heatmap: NDArray[np.floating]) -> Iterator[tuple[Arr
         hot = start + np.flatnonzero(flat[start : start + CHUNK])
         indices = np.unravel_index(hot, labels.shape)
         yield flat[hot] - 1, indices, heatmap[indices].astype(np.float64)
+
+
+def _measure(labels: LabelMap, heatmap: NDArray[np.floating], count: int) -> tuple[Array, Array, Array, Array]:
+    """Of each region the number of voxels (N,), their mean heat (N,), their mean place (N, 3) and their highest heat (N,)."""
+    voxels = np.zeros(count, dtype=np.int64)
+    total, place, peak = np.zeros(count), np.zeros((3, count)), np.full(count, -np.inf)
+    for region, indices, heat in _walk(labels, heatmap):
+        np.add.at(voxels, region, 1)
+        np.add.at(total, region, heat)
+        for axis, index in enumerate(indices):
+            np.add.at(place[axis], region, index)
+        np.maximum.at(peak, region, heat)
+    return voxels, total / voxels, (place / voxels).T, peak
+
+
+def _find_peaks(
+    labels: LabelMap, heatmap: NDArray[np.floating], peak: NDArray[np.float64], affine: NDArray[np.floating]
+) -> NDArray[np.int64]:
+    """(N, 3) the voxel (i, j, k) of each region's ``peak`` (N,).
+
+    Of several the one nearest to their middle in mm, and of several such (to 1e-6 mm^2) the first: calibrated heat is 1
+    throughout where no normal voxel was as hot, and the edge of that says little.
+    """
+    tied, place = np.zeros(peak.size), np.zeros((3, peak.size))
+    for region, indices, heat in _walk(labels, heatmap):
+        top = heat == peak[region]
+        np.add.at(tied, region[top], 1)
+        for axis, index in enumerate(indices):
+            np.add.at(place[axis], region[top], index[top])
+    middle = (place / tied).T
+    voxel, least = np.full((peak.size, 3), -1), np.full(peak.size, np.inf)
+    for region, indices, heat in _walk(labels, heatmap):
+        top = heat == peak[region]
+        own, voxels = region[top], np.stack([index[top] for index in indices], axis=1)
+        away = np.square((voxels - middle[own]) @ affine[:3, :3].T).sum(axis=1).round(6)
+        order = np.lexsort((away, own))
+        nearest = order[np.flatnonzero(np.diff(own[order], prepend=-1))]
+        nearer = nearest[away[nearest] < least[own[nearest]]]
+        voxel[own[nearer]], least[own[nearer]] = voxels[nearer], away[nearer]
+    return voxel
 
 
 def _check(heatmap: NDArray[np.floating], threshold: float, affine: NDArray[np.floating], slice_axis: int) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import tracemalloc
 
+import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from scipy.spatial.transform import Rotation
 
 from aaclip_med.errors import InputError
@@ -107,14 +109,28 @@ def test_more_candidates_than_uint16_holds_keep_their_own_ids():
     assert len(candidates) == labels.max() == 41**3
 
 
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "PIR", "SAL"])
+def test_the_peak_of_a_plateau_is_its_voxel_nearest_to_the_middle_in_mm(codes):
+    heatmap = np.zeros((12, 14, 9), dtype=np.float32)
+    heatmap[2:9, 3:10, 2:7] = 0.7
+    heatmap[3:8, 4:9, 3:6] = 1.0
+    heatmap[5, 6, 4] = 0.9  # a dent: the nearest of the plateau is beside it, along the axis of the shortest step
+    image = nib.Nifti1Image(heatmap, np.diag([2.0, 3.0, 0.5, 1.0]))
+    turned = image.as_reoriented(ornt_transform(io_orientation(image.affine), axcodes2ornt(codes)))
+    (only,), _ = label_candidates(np.asarray(turned.dataobj), 0.5, turned.affine, 2)
+    assert only.peak == 1.0
+    assert only.peak_ras[:2] == (10.0, 18.0)
+    assert only.peak_ras[2] in (1.5, 2.5)
+
+
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_what_goes_over_chunks_is_one_candidate_and_its_first_peak_counts(order):
+def test_what_goes_over_chunks_is_one_candidate_and_its_middle_peak_counts(order):
     heatmap = np.zeros((70, 90, 100), dtype=np.float32, order=order)  # chunks of 2**18 end within slices 29 and 58
     heatmap[3:66, 40, 50:52] = 0.5
     heatmap[[20, 40, 60], 40, 51] = 0.75
     heatmap[64:66, 5, 5] = 0.6
     (long, short), labels = label_candidates(heatmap, 0.5, np.eye(4), 0)
-    assert (long.voxels, long.peak, long.peak_ras) == (126, 0.75, (20.0, 40.0, 51.0))
+    assert (long.voxels, long.peak, long.peak_ras) == (126, 0.75, (40.0, 40.0, 51.0))
     assert long.mean == pytest.approx((123 * 0.5 + 3 * 0.75) / 126)
     assert long.centroid_voxel == pytest.approx((34.0, 40.0, 50.5))
     assert (short.peak_ras, short.voxels) == ((64.0, 5.0, 5.0), 2)

@@ -30,12 +30,29 @@ def test_they_agree_with_the_packages(seed: int, minimum_ml: float) -> None:
         assert one["peak"] == pytest.approx(other.peak)
         assert one["voxels"] == other.voxels
     by_peak = {one.peak_ras: one for one in expected}
+    assert len(by_peak) == len(expected)
     for one in found:
         other = by_peak[min(by_peak, key=lambda place: np.linalg.norm(np.subtract(place, one["peak_ras"])))]
         np.testing.assert_allclose(one["peak_ras"], other.peak_ras, atol=1e-6)
         np.testing.assert_allclose(one["centroid_ras"], other.centroid_ras, atol=1e-6)
         assert one["volume_ml"] == pytest.approx(other.volume_ml)
         assert one["mean"] == pytest.approx(other.mean, rel=1e-5)
+
+
+@pytest.mark.parametrize("geometry", ["oblique", "sheared", "left-handed"])
+def test_the_peak_of_a_plateau_is_the_packages(geometry: str) -> None:
+    from AAClipMedLib.candidates import find_candidates
+
+    heat = np.zeros((9, 12, 15), np.float32)
+    k, j, i = np.indices(heat.shape)
+    heat[(k - 4) ** 2 / 9 + (j - 6) ** 2 / 20 + (i - 8) ** 2 / 30 < 1] = 1.0
+    heat[4, 6, 8] = 0.9
+    matrix = make_geometry(geometry)
+    (expected,), _ = label_candidates(heat.T, 0.5, matrix, 2)
+    (found,), _ = find_candidates(heat, 0.5, matrix)
+    np.testing.assert_allclose(found["peak_ras"], expected.peak_ras, atol=1e-6)
+    beside = np.linalg.norm(np.subtract(found["peak_ras"], found["centroid_ras"]))
+    assert beside == pytest.approx(np.linalg.norm(matrix[:3, :3], axis=0).min(), rel=0.2)
 
 
 def test_a_threshold_that_lets_everything_through_is_refused() -> None:

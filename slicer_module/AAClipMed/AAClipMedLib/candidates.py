@@ -38,7 +38,7 @@ def find_candidates(
         TooHotError: more than ``MOST_VOXELS`` voxels are at or above the threshold.
     """
     hot = _find_hot(heatmap, threshold)
-    # In (I, J, K) order, as the package: where peaks tie, the first voxel counts.
+    # In (I, J, K) order, as the package: where peaks tie and none of them is nearest to their middle, the first voxel counts.
     places = np.stack(np.unravel_index(hot, heatmap.shape)[::-1], axis=1)
     shape = heatmap.shape[::-1]
     flat = np.ravel_multi_index(tuple(places.T), shape)
@@ -49,8 +49,7 @@ def find_candidates(
     voxels = np.bincount(region, minlength=count)
     voxel_ml = abs(float(np.linalg.det(ijk_to_ras[:3, :3]))) / 1000.0
     values = heatmap.reshape(-1)[hot].astype(np.float64)
-    order = np.lexsort((np.arange(hot.size), -values, region))
-    peak_at = order[np.searchsorted(region[order], np.arange(count))]
+    peak_at = _find_peaks(region, places, values, ijk_to_ras)
     centroids = (
         np.stack([np.bincount(region, places[:, axis], count) for axis in range(3)], axis=1) / np.maximum(voxels, 1)[:, None]
     )
@@ -110,6 +109,20 @@ def _label(hot: np.ndarray, places: np.ndarray, shape: tuple[int, ...]) -> np.nd
         if np.array_equal(new, label):
             return np.unique(label, return_inverse=True)[1]
         label = new[label]
+
+
+def _find_peaks(region: np.ndarray, places: np.ndarray, values: np.ndarray, ijk_to_ras: np.ndarray) -> np.ndarray:
+    """The hottest voxel of each region; of several the one nearest to their middle in mm (to 1e-6 mm^2), then the first."""
+    count = int(region.max()) + 1 if region.size else 0
+    peak = np.full(count, -np.inf)
+    np.maximum.at(peak, region, values)
+    top = np.flatnonzero(values == peak[region])
+    own = region[top]
+    middle = np.stack([np.bincount(own, places[top, axis], count) for axis in range(3)], axis=1)
+    middle /= np.bincount(own, minlength=count)[:, None]
+    away = np.square((places[top] - middle[own]) @ ijk_to_ras[:3, :3].T).sum(axis=1).round(6)
+    order = np.lexsort((away, own))
+    return top[order[np.searchsorted(own[order], np.arange(count))]]
 
 
 def _to_ras(ijk_to_ras: np.ndarray, ijk: np.ndarray) -> list[float]:
