@@ -24,6 +24,8 @@ START_SECONDS = 900.0
 """A process may take so long to load its first model."""
 LONGEST_PAUSE = 30.0
 """Seconds between two starts of a process that does not come up."""
+LONGEST_WAIT = 3600.0
+"""Seconds of one wait for a message: the system counts its milliseconds in a C int."""
 
 
 class Supervisor:
@@ -124,7 +126,9 @@ class Supervisor:
     @staticmethod
     def _receive(process: BaseProcess, pipe: Connection, deadline: float) -> dict[str, Any] | None:
         """The next message; None where the process ends or the time is over."""
-        ready = connection.wait([pipe, process.sentinel], max(0.0, deadline - time.monotonic()))
+        ready: list[Any] = []
+        while not ready and (left := deadline - time.monotonic()) > 0:
+            ready = connection.wait([pipe, process.sentinel], min(left, LONGEST_WAIT))
         try:
             if pipe in ready:
                 message: dict[str, Any] = json.loads(pipe.recv_bytes())

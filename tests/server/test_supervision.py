@@ -1,0 +1,55 @@
+"""Supervisors with worker processes of their own, at moments that no client can bring about at will."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from aaclip_med.inference.job import JobRequest
+from aaclip_med.server.jobs import Job, Jobs
+from aaclip_med.server.supervision import Supervisor
+from server.conftest import OBLIQUE, as_npy, await_it, draw_volume
+
+WARM = JobRequest("", preset="liver-ct")
+
+
+@pytest.fixture
+def supervise() -> Iterator[Callable[..., Supervisor]]:
+    """Starts a supervisor of jobs; all are stopped when the test is over."""
+    started: list[tuple[Jobs, Supervisor]] = []
+
+    def start(jobs: Jobs, job_seconds: float = 60.0) -> Supervisor:
+        started.append((jobs, Supervisor(jobs, "cpu", WARM, job_seconds)))
+        started[-1][1].start()
+        return started[-1][1]
+
+    yield start
+    for jobs, supervisor in started:
+        jobs.close()
+        supervisor.stop()
+
+
+def _submit(jobs: Jobs, parent: Path, name: str) -> Job:
+    folder = parent / name
+    folder.mkdir()
+    (folder / "volume.npy").write_bytes(as_npy(draw_volume()))
+    job = Job(name, folder, JobRequest("volume.npy", preset="liver-ct", ijk_to_ras=OBLIQUE.tolist()))
+    jobs.submit(job)
+    return job
+
+
+def _await_end(job: Job) -> str:
+    await_it(lambda: job.finished)
+    return job.state
+
+
+@pytest.mark.parametrize("seconds", [3e6, math.inf])
+def test_a_job_may_have_more_time_than_the_system_can_wait_at_once(
+    seconds: float, supervise: Callable[..., Supervisor], tmp_path: Path
+) -> None:
+    jobs = Jobs(size=4, keep_seconds=60.0)
+    supervise(jobs, seconds)
+    assert _await_end(_submit(jobs, tmp_path, "first")) == "done"
