@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import multiprocessing
@@ -99,15 +100,15 @@ class Supervisor:
                     self._attend(job, process, pipe)
                 finally:
                     self._jobs.finish(job, "failed", LOST)
+                if job.state == "cancelled":
+                    process.join()  # a killed process seems alive for a moment, in which it would get the next job
 
     def _attend(self, job: Job, process: BaseProcess, pipe: Connection) -> None:
         """Have one job done. When this returns it has ended, or the process has."""
         deadline = time.monotonic() + self._job_seconds
         request = asdict(replace(job.request, device=self.device))
-        try:
+        with contextlib.suppress(OSError):  # the process has ended; nothing comes back from it
             pipe.send_bytes(json.dumps({"folder": str(job.folder), "request": request}).encode())
-        except OSError:
-            return
         while (message := self._receive(process, pipe, deadline)) is not None:
             if "progress" in message:
                 self._jobs.report(job, message["progress"], message["message"])

@@ -10,6 +10,7 @@ import pytest
 
 from aaclip_med.inference.job import JobRequest
 from aaclip_med.server.jobs import Job, Jobs
+from aaclip_med.server.messages import State
 from aaclip_med.server.supervision import Supervisor
 from server.conftest import OBLIQUE, as_npy, await_it, draw_volume
 
@@ -53,3 +54,21 @@ def test_a_job_may_have_more_time_than_the_system_can_wait_at_once(
     jobs = Jobs(size=4, keep_seconds=60.0)
     supervise(jobs, seconds)
     assert _await_end(_submit(jobs, tmp_path, "first")) == "done"
+
+
+class _CancelledLast(Jobs):
+    """Jobs of which ``first`` is cancelled between its worker's last word and its end."""
+
+    def finish(self, job: Job, state: State, error: str | None = None) -> None:
+        if job.id == "first" and state == "done":
+            self.drop(job.id)
+        super().finish(job, state, error)
+
+
+def test_a_job_cancelled_just_as_it_ends_costs_the_next_one_nothing(
+    supervise: Callable[..., Supervisor], tmp_path: Path
+) -> None:
+    jobs = _CancelledLast(size=4, keep_seconds=60.0)
+    first, second = (_submit(jobs, tmp_path, name) for name in ("first", "second"))
+    supervise(jobs)
+    assert [_await_end(job) for job in (first, second)] == ["cancelled", "done"], second.error
