@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import anyio
 from anyio import to_thread
@@ -169,10 +169,13 @@ async def get_health(service: ServiceHere) -> Health:
     """How the server is; needs no token."""
     queued, running = service.jobs.count()
     workers = [WorkerHealth(device=one.device, state=one.state) for one in service.supervisors]
-    ready = any(worker.state in ("idle", "busy") for worker in workers)
-    return Health(
-        status="ok" if ready else "starting", queued=queued, running=running, listeners=service.listeners, workers=workers
-    )
+    states = {worker.state for worker in workers}
+    status: Literal["ok", "starting", "stopped"] = "starting"
+    if states & {"idle", "busy"}:
+        status = "ok"
+    elif states == {"stopped"}:
+        status = "stopped"
+    return Health(status=status, queued=queued, running=running, listeners=service.listeners, workers=workers)
 
 
 @_routes.get("/version")

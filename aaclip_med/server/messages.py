@@ -77,16 +77,19 @@ class Models(BaseModel):
 
 
 class WorkerHealth(BaseModel):
-    """One worker process."""
+    """One worker process. ``stopped``: it will not come up again."""
 
     device: str
     state: Literal["starting", "idle", "busy", "stopped"]
 
 
 class Health(BaseModel):
-    """How the server is. ``status`` is ``starting`` until a worker can take a job. listeners: open event streams."""
+    """How the server is. listeners: open event streams.
 
-    status: Literal["ok", "starting"]
+    ``status`` is ``starting`` until a worker can take a job, and ``stopped`` where none will any more: start the server anew.
+    """
+
+    status: Literal["ok", "starting", "stopped"]
     queued: int
     running: int
     listeners: int

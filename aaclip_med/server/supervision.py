@@ -54,20 +54,34 @@ class Supervisor:
 
     def _run(self) -> None:
         pause = 0.5
-        while not self._jobs.closed:
-            self.state = "starting"
+        try:
+            while not self._jobs.closed:
+                self.state = "starting"
+                if self._run_process():
+                    pause = 0.5
+                elif not self._jobs.closed:
+                    _log.error("the worker on %s does not start; again in %.0f s", self.device, pause)
+                    self._wait(pause)
+                    pause = min(2.0 * pause, LONGEST_PAUSE)
+        finally:
+            self.state = "stopped"  # by what nobody foresaw, too: the server's health tells of it
+
+    def _run_process(self) -> bool:
+        """One process from its start to its end; whether it came up."""
+        try:
             process, pipe = self._start_process()
-            if self._await_ready(process, pipe):
-                pause = 0.5
+        except OSError as error:
+            _log.error("no process can be started for %s (%s)", self.device, error)
+            return False
+        try:
+            ready = self._await_ready(process, pipe)
+            if ready:
                 self._feed(process, pipe)
-            elif not self._jobs.closed:
-                _log.error("the worker on %s does not start; again in %.0f s", self.device, pause)
-                self._wait(pause)
-                pause = min(2.0 * pause, LONGEST_PAUSE)
+            return ready
+        finally:
             process.kill()
             process.join()
             pipe.close()
-        self.state = "stopped"
 
     def _wait(self, seconds: float) -> None:
         end = time.monotonic() + seconds
