@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from aaclip_med.data.slices import read_organ
-from aaclip_med.data.volumes import Volume, check_voxels, read_volume
+from aaclip_med.data.volumes import Volume, check_voxels, read_volume, to_native
 from aaclip_med.data.writing import atomic_path, write_json
 from aaclip_med.errors import AaclipError, InputError
 from aaclip_med.inference.case import choose_threshold, score_case
@@ -150,11 +150,9 @@ def _read(folder: Path, name: str, ijk_to_ras: list[list[float]] | None) -> Volu
     affine = np.asarray(ijk_to_ras, dtype=np.float64) if ijk_to_ras is not None else np.zeros(())
     if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise InputError(f"{name}: an array needs ijk_to_ras, a regular 4x4 matrix of finite numbers")
-    array = _load_array(path)
+    array = to_native(Path(name), _load_array(path))
     check_voxels(Path(name), array)
     array = np.ascontiguousarray(array.T)
-    if np.issubdtype(array.dtype, np.floating):
-        array = array.astype(np.float32)
     return Volume(array, affine, Path(name), None, array.shape, is_picture=False)
 
 

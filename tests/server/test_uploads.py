@@ -200,6 +200,15 @@ def test_a_volume_that_only_reading_shows_to_be_bad_fails_its_job_in_words(clien
         assert not (client.service.scratch / job).exists()
 
 
+@pytest.mark.parametrize("ending", [".npy", ".nii.gz", ".nrrd"])
+def test_voxels_beyond_float32_fail_their_job_whatever_the_format(client: Client, tmp_path: Path, ending: str) -> None:
+    scan = draw_volume().astype(np.float64)
+    scan[3, 3, 3] = 1e300
+    status = client.wait(client.submit(encode(scan, ending, tmp_path), f"x{ending}").json()["id"])
+    assert status["state"] == "failed"
+    assert f"volume{ending}: voxels that are too large for float32" in status["error"]
+
+
 def test_a_slow_upload_blocks_nobody_and_a_broken_one_leaves_nothing(client: Client) -> None:
     before = sorted(client.service.scratch.iterdir())
     slow = []

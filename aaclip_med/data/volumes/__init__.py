@@ -5,7 +5,7 @@ Array axes are (I, J, K) in the order of the file: I is the axis that varies fas
 
 from __future__ import annotations
 
-from aaclip_med.data.volumes.checks import check_voxels
+from aaclip_med.data.volumes.checks import check_voxels, to_native
 from aaclip_med.data.volumes.masks import fit_mask, fit_values, read_mask
 from aaclip_med.data.volumes.reading import list_files, read_grid, read_unchecked, read_volume
 from aaclip_med.data.volumes.volume import (
@@ -43,5 +43,6 @@ __all__ = [
     "read_mask",
     "read_unchecked",
     "read_volume",
+    "to_native",
     "walk_files",
 ]
