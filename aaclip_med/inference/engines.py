@@ -24,13 +24,17 @@ def load_engine(predictor: Predictor, folder: str | Path | None = None) -> OnnxE
     ``folder`` None: ``aaclip-med/onnx`` in ``XDG_CACHE_HOME``, else in ``~/.cache``. The first call exports, and takes long.
 
     Raises:
-        InputError: the packages for it are not installed, or the predictor is zero-shot or drops background.
+        InputError: the packages for it are not installed, or the predictor is zero-shot, drops background or has
+            another precision than float32.
         OutputError: the folder cannot be written to.
     """
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = prepare_output_folder(folder or Path(cache) / "aaclip-med" / "onnx")
     if predictor.drop_background:
         raise InputError("engine 'onnx' shows the tower every patch; leave --drop-background out, or take the engine 'local'")
+    if predictor.dtype != torch.float32:
+        precision = str(predictor.dtype).removeprefix("torch.")
+        raise InputError(f"engine 'onnx' computes in float32, not {precision}; take --precision float32 or the engine 'local'")
     network = build_network(predictor)
     settings = (predictor.detector.config.to_json(), predictor.refinement.to_json(), predictor.domain)
     tensors = network.state_dict() | {f"bank.{number}": level for number, level in enumerate(predictor.bank or ())}

@@ -123,6 +123,11 @@ def test_an_exported_file_says_what_it_is(files: dict[str, Path]) -> None:
     assert json.loads(entry.value)["adapters_hash"] == about["adapters_hash"]
 
 
+def test_an_engine_refuses_a_precision_that_it_would_pass_over(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="computes in float32, not bfloat16; take --precision float32"):
+        load_engine(load_predictor("demo", "liver-ct", device="cpu", precision="bf16"), tmp_path)
+
+
 def test_what_is_no_onnx_file_is_refused(study: Path) -> None:  # noqa: F811
     with pytest.raises(InputError, match="not a readable ONNX file"):
         OnnxEngine(study / "images" / "head_0.nii.gz")
