@@ -4,14 +4,45 @@ from __future__ import annotations
 
 import argparse
 
+from aaclip_med.cli.options import read_count
+
 MIB = 1024**2
+LARGEST_LIMIT = 1e12
+"""No disk and no job is larger or longer, and JSON and the system's calls can take it."""
+
+
+def read_limit(text: str) -> float:
+    """A number above 0 and up to ``LARGEST_LIMIT``, as argparse's ``type``.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= LARGEST_LIMIT:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number above 0 and up to {LARGEST_LIMIT:g}")
+    return value
+
+
+def read_port(text: str) -> int:
+    """A port of TCP, as argparse's ``type``.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    port = read_count(text)
+    if port > 65535:
+        raise argparse.ArgumentTypeError(f"'{text}' is no port; take 0 (any that is free) to 65535")
+    return port
 
 
 def add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """The command's options."""
     command = commands.add_parser("serve", help="score over HTTP, for 3D Slicer and other programs")
     command.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1); others need a token")
-    command.add_argument("--port", type=int, default=8421, help="default 8421")
+    command.add_argument("--port", type=read_port, default=8421, help="default 8421")
     command.add_argument("--token-file", metavar="FILE", help="clients have to give its text (default: $AACLIP_MED_TOKEN)")
     command.add_argument(
         "--adapters",
@@ -25,12 +56,20 @@ def add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     limits = command.add_argument_group("limits")
     limits.add_argument("--queue", type=int, default=16, metavar="N", help="jobs that may wait (default 16)")
-    limits.add_argument("--max-upload-mb", type=float, default=512.0, metavar="MB", help="an upload's size (default 512)")
+    limits.add_argument("--max-upload-mb", type=read_limit, default=512.0, metavar="MB", help="an upload's size (default 512)")
     limits.add_argument(
-        "--max-volume-mb", type=float, default=2048.0, metavar="MB", help="a file's size after decompression (default 2048)"
+        "--max-volume-mb",
+        type=read_limit,
+        default=2048.0,
+        metavar="MB",
+        help="a file's size after decompression (default 2048)",
     )
-    limits.add_argument("--job-seconds", type=float, default=1800.0, metavar="S", help="a job's longest time (default 1800)")
-    limits.add_argument("--keep-minutes", type=float, default=30.0, metavar="MIN", help="results are kept so long (default 30)")
+    limits.add_argument(
+        "--job-seconds", type=read_limit, default=1800.0, metavar="S", help="a job's longest time (default 1800; 1e9: no limit)"
+    )
+    limits.add_argument(
+        "--keep-minutes", type=read_limit, default=30.0, metavar="MIN", help="results are kept so long (default 30)"
+    )
 
 
 def run_serve(options: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,8 +45,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("queue", "max_upload_bytes", "max_volume_bytes", "job_seconds", "keep_seconds", "uploads"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name.replace('_', ' ')}: {getattr(self, name)}; take a number above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name.replace('_', ' ')}: {getattr(self, name)}; take a finite number above 0")
         gpus = [FIRST_GPU.get(device, device) for device in self.devices if device != "cpu"]
         if not self.devices or len(set(gpus)) < len(gpus):
             raise InputError(f"devices {', '.join(self.devices)}: name each GPU once")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 import httpx
 import pytest
 
+from aaclip_med.cli.main import main
 from aaclip_med.cli.serving import add_serve, run_serve
 from aaclip_med.errors import CheckpointError, InputError
 from aaclip_med.server.settings import Settings, is_loopback, parse_adapters, read_token
@@ -72,8 +74,7 @@ def test_a_token_is_read_from_its_file_before_the_environment(tmp_path: Path) ->
 def test_options_that_cannot_be_used_are_refused_before_anything_starts(tmp_path: Path) -> None:
     for arguments in (
         ["--queue", "0"],
-        ["--keep-minutes", "nan"],
-        ["--job-seconds", "-1"],
+        ["--max-upload-mb", "1e-9"],
         ["--device", "cuda:0", "cuda:0"],
         ["--device", "gpu"],
         ["--adapters", "liver"],
@@ -89,3 +90,26 @@ def test_options_that_cannot_be_used_are_refused_before_anything_starts(tmp_path
             Settings(devices=names)
     assert Settings(devices=("auto", "cpu", "cuda:1")).devices == ("auto", "cpu", "cuda:1")
     assert Settings(devices=("cpu", "cpu")).devices == ("cpu", "cpu")
+    for name in ("job_seconds", "keep_seconds"):
+        with pytest.raises(InputError, match="take a finite number above 0"):
+            Settings(**{name: math.inf})
+
+
+@pytest.mark.parametrize("option", ["--max-upload-mb", "--max-volume-mb", "--job-seconds", "--keep-minutes"])
+@pytest.mark.parametrize("value", ["nan", "inf", "1e308", "0", "-1", "much"])
+def test_a_limit_is_a_number_above_0_that_json_and_the_system_can_take(
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["serve", f"{option}={value}"])
+    assert end.value.code == 2
+    assert f"argument {option}: '{value}' is no number above 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["65536", "99999", "-1", "http"])
+def test_a_port_that_tcp_has_not_is_refused(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["serve", f"--port={value}"])
+    assert end.value.code == 2
+    assert f"argument --port: '{value}' is no" in capsys.readouterr().err
+    assert _options("--port", "65535").port == 65535
