@@ -119,6 +119,9 @@ def create_app(settings: Settings, scratch_parent: Path | None = None) -> FastAP
         version=__version__,
         description="Lesion heatmaps of medical volumes. For research, not for clinical use.",
         lifespan=run,
+        dependencies=[Depends(_refuse_pages)],
+        responses=_problems(403),
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
     )
@@ -144,12 +147,23 @@ def _service(request: Request) -> Service:
 ServiceHere = Annotated[Service, Depends(_service)]
 
 
+async def _refuse_pages(request: Request) -> None:
+    """Without a token, refuse web pages: a browser would let any site reach a server on loopback.
+
+    Pictures and scripts of another site come without Origin; browsers say so in Sec-Fetch-Site. A site that calls its own name
+    this machine's address is told by Host.
+    """
+    if request.app.state.token is not None:
+        return
+    own = request.headers.get("sec-fetch-site", "none") in ("none", "same-origin") and "origin" not in request.headers
+    if not own or not is_loopback(request.url.hostname):
+        raise HTTPException(403, "a server without a token answers programs on its own machine only")
+
+
 async def _authorise(request: Request) -> None:
-    """Ask for the token. Without one, refuse web pages: a browser would let any site reach a server on loopback."""
+    """Ask for the token, where there is one."""
     token: str | None = request.app.state.token
     if token is None:
-        if "origin" in request.headers or not is_loopback(request.url.hostname):
-            raise HTTPException(403, "a server without a token answers programs on its own machine only")
         return
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
     if not secrets.compare_digest(given.strip().encode(), token.encode()) or scheme.lower() != "bearer":
@@ -160,11 +174,18 @@ def _problems(*codes: int) -> dict[int | str, dict[str, Any]]:
     return {code: {"model": Problem} for code in codes}
 
 
-_open_routes = APIRouter(prefix="/v1")
-_routes = APIRouter(prefix="/v1", dependencies=[Depends(_authorise)], responses=_problems(401, 403))
+_open_routes = APIRouter()
+_routes = APIRouter(prefix="/v1", dependencies=[Depends(_authorise)], responses=_problems(401))
 
 
-@_open_routes.get("/health")
+@_open_routes.get("/openapi.json", include_in_schema=False)
+async def get_description(request: Request) -> dict[str, Any]:
+    """What FastAPI answers by itself, but behind ``_refuse_pages``."""
+    app: FastAPI = request.app
+    return app.openapi()
+
+
+@_open_routes.get("/v1/health")
 async def get_health(service: ServiceHere) -> Health:
     """How the server is; needs no token."""
     queued, running = service.jobs.count()

@@ -36,10 +36,18 @@ def test_every_route_but_health_asks_for_the_token(strict: Client) -> None:
 
 
 def test_a_server_without_a_token_refuses_web_pages_and_other_names(client: Client) -> None:
-    for headers in ({"Origin": "https://example.org"}, {"Origin": "null"}, {"Host": "rebound.example.org"}):
-        assert client.get("/v1/models", headers=headers).status_code == 403
-    for host in ("localhost", "127.0.0.1:99", "[::1]:8421"):
-        assert client.get("/v1/models", headers={"Host": host}).status_code == 200
+    foreign = [{"Origin": "https://example.org"}, {"Origin": "null"}, {"Host": "rebound.example.org"}]
+    foreign += [{"Sec-Fetch-Site": site} for site in ("cross-site", "same-site", "else", "")]
+    own = [{"Host": host} for host in ("localhost", "127.0.0.1:99", "[::1]:8421")]
+    own += [{"Sec-Fetch-Site": site} for site in ("none", "same-origin")]
+    for path in ("/v1/models", "/v1/health", "/openapi.json"):
+        assert {client.get(path, headers=headers).status_code for headers in foreign} == {403}
+        assert {client.get(path, headers=headers).status_code for headers in own} == {200}
+
+
+def test_a_server_with_a_token_tells_its_health_under_any_name(strict: Client) -> None:
+    for path in ("/v1/health", "/openapi.json"):
+        assert httpx.get(f"{strict.base_url}{path}", headers={"Host": "10.1.2.3:8421"}).status_code == 200
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "example.org", ""])
