@@ -200,7 +200,7 @@ From another folder, name the bundle: `--bundle_root BUNDLE --config_file BUNDLE
 | file | what |
 |---|---|
 | `models/adapters.safetensors` | the adapters, their configuration and calibration |
-| `models/model.pt` | the network's state dict, for MONAI Label and MONAI's own programs |
+| `models/model.pt` | the same as the network's state dict, for MONAI Label and MONAI's exports |
 | the tower's weights | {where} |
 | `aaclip_med/` | the code |
 | `{HASHES}` | check with `sha256sum -c {HASHES}` |
