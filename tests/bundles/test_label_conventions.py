@@ -99,6 +99,28 @@ def test_training_replaces_the_bundles_model(trained: Path, packed: Path) -> Non
     assert [path.name for path in (trained / "models").glob("*.pt")] == ["model.pt"]
 
 
+def test_training_that_is_repeated_in_a_bundle_changes_nothing_and_repairs_what_a_kill_left(
+    bundle: Path, packed: Path, study: Path, tmp_path: Path
+) -> None:
+    def train() -> None:
+        config = {"config_file": str(bundle / "configs" / "train.yaml"), "bundle_root": str(bundle), "device": "cpu"}
+        where = {"index": str(study / "train.jsonl"), "output_dir": str(tmp_path / "run")}
+        monai.bundle.run("training", **config, **where, text_epochs=1, image_epochs=1)
+
+    train()
+    adapters, model = bundle / "models" / "adapters.safetensors", bundle / "models" / "model.pt"
+    result = torch.load(model, weights_only=True)
+    assert main(["calibrate", "--index", str(study / "normal.jsonl"), "--device", "cpu", "--adapters", str(adapters)]) == 0
+    calibrated = adapters.read_bytes()
+    shutil.copy(packed / "models" / "model.pt", model)
+    train()
+    assert adapters.read_bytes() == calibrated
+    torch.testing.assert_close(torch.load(model, weights_only=True), result, atol=0.0, rtol=0.0)
+    shutil.copy(packed / "models" / "adapters.safetensors", adapters)
+    train()
+    assert read_checkpoint(adapters).digest == read_checkpoint(tmp_path / "run" / "adapters.safetensors").digest
+
+
 def test_what_a_bundle_trained_finds_the_bundles_tower_wherever_the_bundle_lies(
     trained: Path, study: Path, tmp_path: Path
 ) -> None:
