@@ -123,7 +123,7 @@ def _write_models(folder: Path, predictor: Predictor, checkpoint: Checkpoint) ->
 def _write_configs(folder: Path, predictor: Predictor, with_weights: bool) -> None:
     shared = {"adapters": ADAPTERS, "preset": predictor.preset.name, "weights": TOWER if with_weights else None}
     threshold = CALIBRATED_THRESHOLD if predictor.calibration else UNCALIBRATED_THRESHOLD
-    training = {"backbone": None, "fidelity": None, "models_dir": MODELS, "output_dir": RUNS, "crop": predictor.preset.crop}
+    training = {"models_dir": MODELS, "output_dir": RUNS, "crop": predictor.preset.crop}
     for name, settings in (("inference", {"threshold": threshold}), ("train", training)):
         path = folder / f"{name}.yaml"
         path.write_text(change_settings(path.read_text(encoding="utf-8"), shared | settings), encoding="utf-8")
