@@ -16,7 +16,7 @@ from aaclip_med.cli.benchmarking import add_convert, add_index_import
 from aaclip_med.cli.calibrating import add_calibrate
 from aaclip_med.cli.evaluating import add_evaluate
 from aaclip_med.cli.exporting import add_export, add_pack
-from aaclip_med.cli.options import FIDELITIES, REFINEMENTS, add_hardware, add_split, read_count
+from aaclip_med.cli.options import FIDELITIES, REFINEMENTS, TRAINED_PRECISIONS, add_hardware, add_split, read_count
 from aaclip_med.cli.protocols import add_protocol
 from aaclip_med.cli.scoring import add_score
 from aaclip_med.cli.serving import add_serve
@@ -123,7 +123,7 @@ def _add_train(commands: Commands) -> None:
     command.add_argument("--seed", type=read_count, default=0)
     command.add_argument("--workers", type=read_count, metavar="N", help="loader processes (default: half the cores for a GPU)")
     command.add_argument("--tracking", choices=("mlflow",), help="curves go to MLflow too (default: TensorBoard alone)")
-    add_hardware(command.add_argument_group("hardware"), None, "auto; float32 for tiny")
+    add_hardware(command.add_argument_group("hardware"), None, "auto; float32 for tiny", TRAINED_PRECISIONS)
 
 
 def _add_montage(commands: Commands) -> None:

@@ -226,6 +226,12 @@ def test_training_from_adapters_takes_their_own_backbone_and_fidelity(study: Pat
     assert read_checkpoint(tmp_path / "adapters.safetensors").config == begun.config
 
 
+def test_training_offers_no_precision_that_only_scoring_has(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--index", "rows.jsonl", "--preset", "brain-mri", "--out", "out", "--precision", "int8"])
+    assert "invalid choice: 'int8'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("value", ["-1", "1.5", "many"])
 @pytest.mark.parametrize(
     "command",
