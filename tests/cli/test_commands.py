@@ -186,6 +186,10 @@ def test_indexes_are_built_split_and_sampled(study: Path, tmp_path: Path) -> Non
         (["score", "{head}", "--adapters", "{adapters}", "--mask", ""], "an empty argument (mask)"),
         (["index", "build", "", "--preset", "brain-mri"], "an empty argument (folder)"),
         (["train", "--preset", "brain-mri", "--backbone", "tiny", "--image-size", "0", "--index", "{index}"], "image size 0"),
+        (
+            ["train", "--preset", "brain-mri", "--backbone", "tiny", "--seed", "1" + 20 * "0", "--index", "{index}"],
+            "seed 100000000000000000000: take a whole number from 0 to 4294967295",
+        ),
         (["evaluate", "--index", "{broken}", "--adapters", "{adapters}"], "broken.jsonl:2"),
         (["train", "--preset", "brain-mri", "--backbone", "tiny", "--index", "{broken}"], "broken.jsonl:2"),
         (["train", "--preset", "brain-mri", "--backbone", "nonsense", "--index", "{index}"], "unknown backbone 'nonsense'"),
