@@ -16,7 +16,7 @@ from aaclip_med.cli.benchmarking import add_convert, add_index_import
 from aaclip_med.cli.calibrating import add_calibrate
 from aaclip_med.cli.evaluating import add_evaluate
 from aaclip_med.cli.exporting import add_export, add_pack
-from aaclip_med.cli.options import FIDELITIES, REFINEMENTS, add_hardware, add_split, read_count
+from aaclip_med.cli.options import FIDELITIES, REFINEMENTS, TRAINED_PRECISIONS, add_hardware, add_split, read_count
 from aaclip_med.cli.protocols import add_protocol
 from aaclip_med.cli.scoring import add_score
 from aaclip_med.cli.serving import add_serve
@@ -95,11 +95,11 @@ def _add_train(commands: Commands) -> None:
     command.add_argument("--index", required=True, metavar="JSONL", help="cases with masks")
     command.add_argument("--out", required=True, metavar="DIR", help="gets adapters.safetensors")
     command.add_argument("--preset", choices=PRESETS, required=True)
-    command.add_argument("--backbone", default="ViT-L-14-336", help="an open_clip ViT (default ViT-L-14-336), or 'tiny'")
+    command.add_argument("--backbone", help="an open_clip ViT, or 'tiny' (default: that of --adapters, else ViT-L-14-336)")
     command.add_argument("--weights", help="an open_clip tag, a file or hf:// (default: openai; tiny has its own)")
     command.add_argument("--image-size", type=int, metavar="PIXELS", help="default 518 for ViT-L-14-336, else the tower's own")
     command.add_argument("--adapters", help="adapters to start from (default: fresh ones)")
-    command.add_argument("--fidelity", choices=FIDELITIES, help="default reference")
+    command.add_argument("--fidelity", choices=FIDELITIES, help="default: that of --adapters, else reference")
     command.add_argument("--refinement", choices=REFINEMENTS, help="stored for scoring; default published, best for tiny")
     command.add_argument("--activation", choices=("gelu", "quick_gelu", "as_trained"), help="default: as the fidelity says")
     command.add_argument("--stage-one-levels", choices=("last", "all"), help="default: as the fidelity says")
@@ -123,7 +123,7 @@ def _add_train(commands: Commands) -> None:
     command.add_argument("--seed", type=read_count, default=0)
     command.add_argument("--workers", type=read_count, metavar="N", help="loader processes (default: half the cores for a GPU)")
     command.add_argument("--tracking", choices=("mlflow",), help="curves go to MLflow too (default: TensorBoard alone)")
-    add_hardware(command.add_argument_group("hardware"), None, "auto; float32 for tiny")
+    add_hardware(command.add_argument_group("hardware"), None, "auto; float32 for tiny", TRAINED_PRECISIONS)
 
 
 def _add_montage(commands: Commands) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from aaclip_med.presets import PLANES, PRESETS
 
 FIDELITIES = ("reference", "paper")
 REFINEMENTS = ("published", "best")
-PRECISIONS = ("auto", "float32", "bf16", "fp16", "int8")
+TRAINED_PRECISIONS = ("auto", "float32", "bf16", "fp16")
+PRECISIONS = (*TRAINED_PRECISIONS, "int8")
 
 
 def read_count(text: str) -> int:
@@ -72,7 +74,9 @@ def add_split(command: argparse.ArgumentParser) -> None:
     command.add_argument("--split", choices=("train", "val", "test"), help="only the rows of this split")
 
 
-def add_hardware(group: argparse._ArgumentGroup, precision: str | None, default: str) -> None:
+def add_hardware(
+    group: argparse._ArgumentGroup, precision: str | None, default: str, precisions: Sequence[str] = PRECISIONS
+) -> None:
     """Device and arithmetic."""
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N (default auto)")
-    group.add_argument("--precision", choices=PRECISIONS, default=precision, help=f"default {default}")
+    group.add_argument("--precision", choices=precisions, default=precision, help=f"default {default}")

@@ -12,6 +12,7 @@ import yaml
 from aaclip_med.errors import InputError
 from aaclip_med.model.config import FIDELITIES
 from aaclip_med.published import AVERAGES
+from aaclip_med.training.settings import LARGEST_SEED, check_settings, check_whole
 
 Model = Literal["trained", "clip", "clip-surgery"]
 Shots = int | Literal["full"]
@@ -57,8 +58,15 @@ class Protocol:
                 raise InputError(f"unknown {name} '{value}'; choose one of {', '.join(filter(None, choices))}")
         if not self.seeds or not self.parts:
             raise InputError("no seeds or no parts")
-        if self.validation_shots < 0:
-            raise InputError(f"validation_shots {self.validation_shots}; take 0 or more")
+        for seed in self.seeds:
+            check_whole("seeds", seed, 0, LARGEST_SEED)
+        check_whole("validation_shots", self.validation_shots, 0)
+        if not isinstance(self.training, dict):
+            raise InputError(f"training {self.training!r}: settings of train.yaml by name")
+        try:
+            check_settings(self.training)
+        except InputError as error:
+            raise InputError(f"training: {error}") from None
         if self.training.get("normal_only") and self.shots != (FULL,):
             raise InputError("normal_only learns from all normal rows; take shots 'full'")
         for part in self.parts:
@@ -123,7 +131,7 @@ def _check(content: object, path: Path) -> Protocol:
     values = dict(content)
     try:
         values["shots"] = check_shots(values.get("shots", [FULL]))
-        values["seeds"] = tuple(dict.fromkeys(int(seed) for seed in values.get("seeds", [0])))
+        values["seeds"] = tuple(dict.fromkeys(values.get("seeds", [0])))
         average = values.get("average") or []
         values["average"] = (average,) if isinstance(average, str) else tuple(map(str, average))
         values["parts"] = tuple(_check_part(part) for part in values["parts"])

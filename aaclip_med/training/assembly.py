@@ -23,11 +23,11 @@ from tqdm import tqdm
 
 from aaclip_med.data.index import Case
 from aaclip_med.data.writing import atomic_path, write_json
-from aaclip_med.errors import InputError
+from aaclip_med.errors import CheckpointError, InputError
 from aaclip_med.inference.network import save_network, wrap_network
 from aaclip_med.inference.refinement import find_refinement
 from aaclip_med.model.build import build_detector
-from aaclip_med.model.checkpoint import ZERO_SHOT, Checkpoint, rename_weights
+from aaclip_med.model.checkpoint import ZERO_SHOT, Checkpoint, read_checkpoint, rename_weights
 from aaclip_med.model.detector import Detector
 from aaclip_med.model.weights import hash_state
 from aaclip_med.training.augmentation import ROBUST
@@ -37,6 +37,7 @@ from aaclip_med.training.ranks import check_agreement, find_rank, first_alone
 from aaclip_med.training.recipes import StageRecipe
 from aaclip_med.training.transplant import Transplant
 
+ADAPTERS = "adapters.safetensors"
 BETAS = (0.5, 0.999)
 CPU = torch.device("cpu")
 MOST_WORKERS = 8
@@ -182,12 +183,21 @@ def describe_settings(
     normal_only: bool = False,
     crop: bool = False,
     refinement: str = "published",
+    replaced_by: str | Path | None = None,
 ) -> dict[str, Any]:
-    """What a run may not change when it is taken up again; ``detector`` as it is before the first step."""
+    """What a run may not change when it is taken up again; ``detector`` as it is before the first step.
+
+    ``replaced_by``: the folder of a run whose result takes the place of the adapters it begins with, as in a packed bundle.
+    Where that has happened, what counts is what the run began with.
+    """
+    begun = hash_state(detector.adapter_state())
+    result = _read_result(Path(replaced_by) / ADAPTERS) if replaced_by is not None else None
+    if result is not None and result.digest == begun:
+        begun = result.provenance["training"]["settings"]["adapters"]
     return {
         "detector": _digest(str(detector.config.to_json())),
         "tower": detector.tower_hash,
-        "adapters": hash_state(detector.adapter_state())[:16],
+        "adapters": begun[:16],
         "index": slices.digest[:16],
         "preset": preset,
         "orthogonality_weight": orthogonality_weight,
@@ -199,6 +209,14 @@ def describe_settings(
         "crop": crop,
         "refinement": refinement,
     }
+
+
+def _read_result(path: Path) -> Checkpoint | None:
+    """What a run has written to ``path``; None where there is nothing yet, or nothing whole."""
+    try:
+        return read_checkpoint(path)
+    except CheckpointError:
+        return None
 
 
 def _digest(text: str) -> str:
@@ -229,6 +247,7 @@ def finish_run(
 ) -> Path:
     """Write ``adapters.safetensors``, what the last stage ended with, and ``training.json``; returns the first's path.
 
+    A file that has these adapters already is left as it is, since it may have been calibrated: to repeat a run changes nothing.
     ``models_dir``: a bundle's folder of models, which gets the adapters as well, and ``model.pt``, the network's state dict.
     ``adapters``: those the run began with; weights that lie beside them are named from where the new ones lie.
     """
@@ -239,7 +258,7 @@ def finish_run(
         "slices": counts,
         "settings": stages[-1].settings,
     }
-    path = Path(output) / "adapters.safetensors"
+    path = Path(output) / ADAPTERS
     if find_rank()[0]:
         return path
     training = {**counts, "settings": stages[-1].settings}
@@ -248,7 +267,7 @@ def finish_run(
     write_json(Path(output) / "training.json", story)
     if models_dir is not None:
         Path(models_dir).mkdir(parents=True, exist_ok=True)
-        save_adapters(Path(models_dir) / "adapters.safetensors", detector, preset, content, adapters)
+        save_adapters(Path(models_dir) / ADAPTERS, detector, preset, content, adapters)
         refinement = find_refinement(None, content.get("refinement"))
         save_network(Path(models_dir) / "model.pt", wrap_network(detector, preset, refinement))
     return path
@@ -257,11 +276,17 @@ def finish_run(
 def save_adapters(
     path: Path, detector: Detector, preset: str, provenance: dict[str, Any], source: str | Path | None = None
 ) -> None:
-    """The detector's adapters and configuration as one checkpoint file, whole or not at all; ``source``: what they began as."""
+    """The detector's adapters and configuration as one checkpoint file, whole or not at all; ``source``: what they began as.
+
+    Nothing is written where the file has them.
+    """
     config = rename_weights(detector.config, source, path)
-    content = Checkpoint(config, detector.adapter_state(), detector.tower_hash, preset, provenance=provenance).to_bytes()
+    content = Checkpoint(config, detector.adapter_state(), detector.tower_hash, preset, provenance=provenance)
+    held = _read_result(path)
+    if held is not None and held.digest == content.digest:
+        return
     with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
+        temporary.write_bytes(content.to_bytes())
 
 
 def mark_provenance(demo: str | None, normal_only: bool, crop: bool, refinement: str = "published") -> dict[str, Any]:

@@ -23,21 +23,25 @@ def find_bundle() -> Path:
     return next(place for place in places if (place / "configs").is_dir() or place == package.parent)
 
 
+def find_workflow() -> ConfigWorkflow | None:
+    """The workflow that an expression of a configuration is part of; MONAI tells nobody, so it is looked up on the stack."""
+    frame = inspect.currentframe()
+    while frame is not None and not isinstance(frame.f_locals.get("self"), ConfigWorkflow):
+        frame = frame.f_back
+    return None if frame is None else frame.f_locals["self"]
+
+
 def check_names() -> None:
     """Refuse a top-level name that no configuration file of the bundle has; MONAI takes it in silence.
 
-    A bundle's configuration calls it first. MONAI does not tell an expression which workflow it is in, so that is looked up
-    on the stack. Names of one's own begin with an underscore. Without a workflow nothing is checked.
+    A bundle's configuration calls it first. Names of one's own begin with an underscore. Without a workflow nothing is checked.
 
     Raises:
         InputError: a name is unknown.
     """
-    frame = inspect.currentframe()
-    while frame is not None and not isinstance(frame.f_locals.get("self"), ConfigWorkflow):
-        frame = frame.f_back
-    if frame is None:
+    workflow = find_workflow()
+    if workflow is None:
         return
-    workflow: ConfigWorkflow = frame.f_locals["self"]
     known = set(FOREIGN)
     for path in sorted(Path(workflow.config_root_path).glob("*.yaml")):
         known |= set(yaml.safe_load(path.read_text(encoding="utf-8")))

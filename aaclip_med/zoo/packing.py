@@ -123,7 +123,7 @@ def _write_models(folder: Path, predictor: Predictor, checkpoint: Checkpoint) ->
 def _write_configs(folder: Path, predictor: Predictor, with_weights: bool) -> None:
     shared = {"adapters": ADAPTERS, "preset": predictor.preset.name, "weights": TOWER if with_weights else None}
     threshold = CALIBRATED_THRESHOLD if predictor.calibration else UNCALIBRATED_THRESHOLD
-    training = {"backbone": None, "fidelity": None, "models_dir": MODELS, "output_dir": RUNS, "crop": predictor.preset.crop}
+    training = {"models_dir": MODELS, "output_dir": RUNS, "crop": predictor.preset.crop}
     for name, settings in (("inference", {"threshold": threshold}), ("train", training)):
         path = folder / f"{name}.yaml"
         path.write_text(change_settings(path.read_text(encoding="utf-8"), shared | settings), encoding="utf-8")
@@ -200,7 +200,7 @@ From another folder, name the bundle: `--bundle_root BUNDLE --config_file BUNDLE
 | file | what |
 |---|---|
 | `models/adapters.safetensors` | the adapters, their configuration and calibration |
-| `models/model.pt` | the network's state dict, for MONAI Label and MONAI's own programs |
+| `models/model.pt` | the same as the network's state dict, for MONAI Label and MONAI's exports |
 | the tower's weights | {where} |
 | `aaclip_med/` | the code |
 | `{HASHES}` | check with `sha256sum -c {HASHES}` |

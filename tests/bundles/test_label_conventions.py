@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,28 @@ def test_training_replaces_the_bundles_model(trained: Path, packed: Path) -> Non
     assert [path.name for path in (trained / "models").glob("*.pt")] == ["model.pt"]
 
 
+def test_training_that_is_repeated_in_a_bundle_changes_nothing_and_repairs_what_a_kill_left(
+    bundle: Path, packed: Path, study: Path, tmp_path: Path
+) -> None:
+    def train() -> None:
+        config = {"config_file": str(bundle / "configs" / "train.yaml"), "bundle_root": str(bundle), "device": "cpu"}
+        where = {"index": str(study / "train.jsonl"), "output_dir": str(tmp_path / "run")}
+        monai.bundle.run("training", **config, **where, text_epochs=1, image_epochs=1)
+
+    train()
+    adapters, model = bundle / "models" / "adapters.safetensors", bundle / "models" / "model.pt"
+    result = torch.load(model, weights_only=True)
+    assert main(["calibrate", "--index", str(study / "normal.jsonl"), "--device", "cpu", "--adapters", str(adapters)]) == 0
+    calibrated = adapters.read_bytes()
+    shutil.copy(packed / "models" / "model.pt", model)
+    train()
+    assert adapters.read_bytes() == calibrated
+    torch.testing.assert_close(torch.load(model, weights_only=True), result, atol=0.0, rtol=0.0)
+    shutil.copy(packed / "models" / "adapters.safetensors", adapters)
+    train()
+    assert read_checkpoint(adapters).digest == read_checkpoint(tmp_path / "run" / "adapters.safetensors").digest
+
+
 def test_what_a_bundle_trained_finds_the_bundles_tower_wherever_the_bundle_lies(
     trained: Path, study: Path, tmp_path: Path
 ) -> None:
@@ -108,6 +131,33 @@ def test_what_a_bundle_trained_finds_the_bundles_tower_wherever_the_bundle_lies(
         assert main([*calibrate, str(file)]) == 0
         assert main([*calibrate, str(file), "--out", str(tmp_path / "calibrated.safetensors")]) == 0
         assert main([*calibrate, str(tmp_path / "calibrated.safetensors")]) == 0
+
+
+def score(bundle: Path, scans: Path, out: Path, **settings: str) -> dict[str, Any]:
+    """Run the bundle's inference, and ``score`` with the same adapters; returns the account when their heat is the same."""
+    run = {"config_file": str(bundle / "configs" / "inference.yaml"), "bundle_root": str(bundle), "device": "cpu"}
+    monai.bundle.run("inference", **run, dataset_dir=str(scans), output_dir=str(out / "bundle"), **settings)
+    adapters = settings.get("adapters", str(bundle / "models" / "adapters.safetensors"))
+    assert main(["score", str(scans), "--adapters", adapters, "--out", str(out / "command"), "--device", "cpu"]) == 0
+    for theirs in (out / "bundle").glob("*_heatmap.nii.gz"):
+        ours = nib.load(out / "command" / "heatmaps" / theirs.name)
+        np.testing.assert_allclose(nib.load(theirs).get_fdata(), ours.get_fdata(), atol=1e-3)
+    return dict(json.loads((out / "bundle" / "run.json").read_text()))
+
+
+def test_adapters_calibrated_in_a_bundle_give_it_the_heat_of_the_command_line(
+    trained: Path, study: Path, tmp_path: Path
+) -> None:
+    bundle = Path(shutil.copytree(trained, tmp_path / "calibrated"))
+    adapters = str(bundle / "models" / "adapters.safetensors")
+    assert main(["calibrate", "--index", str(study / "normal.jsonl"), "--device", "cpu", "--adapters", adapters]) == 0
+    assert score(bundle, study / "images", tmp_path)["calibrated"]
+
+
+def test_a_bundle_scores_by_the_adapters_that_it_is_told(packed: Path, trained: Path, study: Path, tmp_path: Path) -> None:
+    other = trained / "models" / "adapters.safetensors"
+    account = score(packed, study / "images", tmp_path, adapters=str(other))
+    assert account["adapters_hash"] == read_checkpoint(other).digest
 
 
 def test_a_row_without_a_mask_is_refused_by_its_number(study: Path, tmp_path: Path) -> None:

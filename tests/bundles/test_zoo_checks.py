@@ -24,6 +24,20 @@ from tests.bundles.conftest import TEMPLATE
 SCHEMA = Path(__file__).with_name("meta_schema_20240725.json")
 """MONAI's own, Apache-2.0, from its MONAI-extra-test-data, release 0.8.1."""
 NEEDED = ("LICENSE", "large_files.yml", "docs/README.md", "docs/data_license.txt", "docs/model_card.md", "configs/logging.conf")
+REFUSED = [
+    ("precision", "int8", "precision 'int8' is for scoring"),
+    ("image_epochs", 0, "image_epochs 0: take a whole number from 1"),
+    ("text_epochs", "two", "text_epochs 'two'"),
+    ("image_batch_size", 0, "image_batch_size 0"),
+    ("text_batch_size", 1.5, "text_batch_size 1.5"),
+    ("validation_batch_size", True, "validation_batch_size True"),
+    ("val_interval", 0, "val_interval 0"),
+    ("workers", -1, "workers -1: take a whole number from 0"),
+    ("seed", -1, "seed -1: take a whole number from 0 to 4294967295"),
+    ("seed", 2**32, "seed 4294967296"),
+    ("image_learning_rate", "1e-5", "image_learning_rate '1e-5': take a number, such as 0.0005"),
+    ("text_learning_rate", -0.1, "text_learning_rate -0.1"),
+]
 OVERLAYS = ("multi_gpu_train.yaml", "multi_gpu_evaluate.yaml", "inference_trt.yaml")
 
 pytestmark = pytest.mark.filterwarnings("ignore:parsing config_file", "ignore:.*torch.jit:FutureWarning")
@@ -98,6 +112,16 @@ def test_a_misspelt_setting_is_an_error_that_names_the_right_one(packed: Path, w
         load_workflow(packed, "inference", ["inference.yaml"], **{wrong: 3})
     cause = find_cause(caught.value, InputError)
     assert f"did you mean '{right}'" in str(cause)
+
+
+@pytest.mark.parametrize("files", [["train.yaml"], ["train.yaml", "multi_gpu_train.yaml"]])
+@pytest.mark.parametrize(("name", "value", "said"), REFUSED)
+def test_a_value_that_no_training_can_be_done_with_is_refused_before_it_begins(
+    packed: Path, files: list[str], name: str, value: object, said: str
+) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        load_workflow(packed, "train", files, **{name: value})
+    assert said in str(find_cause(caught.value, InputError))
 
 
 def test_at_monais_command_line_a_misspelt_setting_ends_the_run_in_one_line(packed: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -19,6 +20,8 @@ from safetensors import safe_open
 
 from aaclip_med.cli.main import build_parser, main
 from aaclip_med.inference.predictor import load_predictor
+from aaclip_med.model.checkpoint import read_checkpoint
+from aaclip_med.model.config import FIDELITIES
 from scripts.site_hooks import walk_commands
 
 
@@ -183,6 +186,10 @@ def test_indexes_are_built_split_and_sampled(study: Path, tmp_path: Path) -> Non
         (["score", "{head}", "--adapters", "{adapters}", "--mask", ""], "an empty argument (mask)"),
         (["index", "build", "", "--preset", "brain-mri"], "an empty argument (folder)"),
         (["train", "--preset", "brain-mri", "--backbone", "tiny", "--image-size", "0", "--index", "{index}"], "image size 0"),
+        (
+            ["train", "--preset", "brain-mri", "--backbone", "tiny", "--seed", "1" + 20 * "0", "--index", "{index}"],
+            "seed 100000000000000000000: take a whole number from 0 to 4294967295",
+        ),
         (["evaluate", "--index", "{broken}", "--adapters", "{adapters}"], "broken.jsonl:2"),
         (["train", "--preset", "brain-mri", "--backbone", "tiny", "--index", "{broken}"], "broken.jsonl:2"),
         (["train", "--preset", "brain-mri", "--backbone", "nonsense", "--index", "{index}"], "unknown backbone 'nonsense'"),
@@ -212,6 +219,21 @@ def test_bad_input_gets_one_clear_line_and_exit_code_2(
     assert words in lines[0]
     assert not list(out.rglob("*.nii.gz"))
     assert not (out / "adapters.safetensors").exists()
+
+
+def test_training_from_adapters_takes_their_own_backbone_and_fidelity(study: Path, adapters: Path, tmp_path: Path) -> None:
+    begun = read_checkpoint(adapters)
+    begun = replace(begun, config=replace(begun.config, fidelity=FIDELITIES["paper"]))
+    (tmp_path / "begun.safetensors").write_bytes(begun.to_bytes())
+    arguments = ["--preset", "brain-mri", "--text-epochs", "1", "--image-epochs", "1", "--index", str(study / "train.jsonl")]
+    assert main(["train", *arguments, "--adapters", str(tmp_path / "begun.safetensors"), "--out", str(tmp_path)]) == 0
+    assert read_checkpoint(tmp_path / "adapters.safetensors").config == begun.config
+
+
+def test_training_offers_no_precision_that_only_scoring_has(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--index", "rows.jsonl", "--preset", "brain-mri", "--out", "out", "--precision", "int8"])
+    assert "invalid choice: 'int8'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", ["-1", "1.5", "many"])

@@ -78,6 +78,18 @@ def test_every_set_has_a_format_that_is_read_a_preset_and_an_address() -> None:
             "title: x\naverage: [full, best]\nparts: [{train: itself, test: [brain]}]",
             "unknown average 'best'; choose one of clip,",
         ),
+        (
+            "title: x\nseeds: [-1]\nparts: [{train: itself, test: [brain]}]",
+            "seeds -1: take a whole number from 0 to 4294967295",
+        ),
+        ("title: x\nseeds: [1.5]\nparts: [{train: itself, test: [brain]}]", "seeds 1.5"),
+        (
+            "title: x\nvalidation_shots: 1.5\nparts: [{train: itself, test: [brain]}]",
+            "validation_shots 1.5: take a whole number",
+        ),
+        ("title: x\nvalidation_shots: -1\nparts: [{train: itself, test: [brain]}]", "validation_shots -1"),
+        ("title: x\ntraining: {image_epochs: two}\nparts: [{train: itself, test: [brain]}]", "training: image_epochs 'two'"),
+        ("title: x\ntraining: 2\nparts: [{train: itself, test: [brain]}]", "training 2: settings of train.yaml by name"),
         ("title: [", "not YAML"),
     ],
 )
