@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -18,7 +19,9 @@ from PIL import Image
 from safetensors import safe_open
 
 from aaclip_med.cli.main import build_parser, main
+from aaclip_med.errors import InputError
 from aaclip_med.inference.predictor import load_predictor
+from aaclip_med.model.checkpoint import read_checkpoint
 from scripts.site_hooks import walk_commands
 
 
@@ -319,7 +322,16 @@ def test_a_faulty_volume_is_named_with_its_fault_and_leaves_no_heatmap(
 
 
 @pytest.mark.parametrize(
-    "option", ["--stride 0", "--minimum-ml -1", "--minimum-ml nan", "--spacing 0 1 1", "--spacing 1 1 inf", "--volume -1"]
+    "option",
+    [
+        "--stride 0",
+        "--minimum-ml -1",
+        "--minimum-ml nan",
+        "--minimum-ml inf",
+        "--spacing 0 1 1",
+        "--spacing 1 1 inf",
+        "--volume -1",
+    ],
 )
 def test_options_that_are_no_use_to_any_case_are_refused_before_one_is_read(
     option: str, study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -532,6 +544,26 @@ def test_a_calibration_that_nothing_could_hold_is_refused_before_a_case_is_read(
     ):
         assert main([*command, *options]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_smallest_candidate_without_end_is_refused_and_the_adapters_stay_as_they_are(
+    study: Path, adapters: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = shutil.copy(adapters, tmp_path / "adapters.safetensors")
+    command = ["calibrate", "--index", str(study / "normal.jsonl"), "--adapters", str(kept), "--minimum-ml"]
+    for value in ("inf", "nan"):
+        assert main([*command, value]) == 2
+        assert f"aaclip-med: --minimum-ml {value}: take 0 or more, a finite" in capsys.readouterr().err
+    assert kept.read_bytes() == adapters.read_bytes()
+
+
+def test_calibrating_again_mends_adapters_whose_calibration_is_damaged(study: Path, adapters: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "adapters.safetensors"
+    damaged.write_bytes(replace(read_checkpoint(adapters), calibration={"damaged": True}).to_bytes())
+    with pytest.raises(InputError):
+        load_predictor(damaged)
+    assert main(["calibrate", "--index", str(study / "normal.jsonl"), "--adapters", str(damaged)]) == 0
+    assert load_predictor(damaged).calibration
 
 
 def test_calibrate_offers_no_option_that_it_passes_over(capsys: pytest.CaptureFixture[str]) -> None:
