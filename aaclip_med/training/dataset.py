@@ -224,16 +224,17 @@ def gather_slices(
     ``patient`` get one, see ``name_patients``; those of a list go by their file names.
 
     Raises:
-        InputError: the index or a case is faulty, a patient is in two splits or cannot be told, or no lesion (``normal_only``:
-            no normal slice) is left to train on.
+        InputError: the index or a case is faulty, a patient is in two splits (test among them; rows without one are trained
+            on) or cannot be told, or no lesion (``normal_only``: no normal slice) is left to train on.
     """
     if isinstance(index, (str, Path)):
         name = str(index)
-        cases = [case for case in name_patients(read_index(index, root)) if case.split != "test"]
+        cases = name_patients(read_index(index, root))
     else:
         name = f"the list of {len(index)} rows"
         cases = [*_list_cases(index, preset, "train"), *_list_cases(own_validation or [], preset, "val")]
-    check_leaks(cases)
+    check_leaks([replace(case, split=case.split or "train") for case in cases])
+    cases = [case for case in cases if case.split != "test"]
     note = ""
     if normal_only:
         abnormal = sum(case.label for case in cases)

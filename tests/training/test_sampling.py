@@ -16,6 +16,7 @@ from PIL import Image
 from aaclip_med.cli.main import main
 from aaclip_med.data.index import Case
 from aaclip_med.data.slices import SliceStore
+from aaclip_med.errors import InputError
 from aaclip_med.presets import get_preset
 from aaclip_med.training.assembly import build_loader, choose_workers
 from aaclip_med.training.augmentation import ROBUST
@@ -127,6 +128,15 @@ def test_a_fifth_of_the_patients_that_folders_tell_is_kept_for_validation(tmp_pa
     slices = gather_slices(write_study(tmp_path, [None] * 5), "brain-mri", tmp_path / "cache")
     assert slices.split == "1 of 5 patients"
     assert len(slices.train) == 4 * len(slices.validation) == 12
+
+
+@pytest.mark.parametrize("splits", [["train", "test"], [None, "test"], [None, "val"]])
+def test_a_patient_who_is_tested_or_validated_on_is_not_trained_on(splits: list[str | None], tmp_path: Path) -> None:
+    index = write_study(tmp_path, splits)
+    rows = [json.loads(line) | {"patient": "p"} for line in index.read_text().splitlines()]
+    index.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match=f"patient p is in train and {splits[1]}; keep each patient in one split"):
+        gather_slices(index, "brain-mri", tmp_path / "cache")
 
 
 def test_rows_of_a_list_need_no_paths_that_tell_the_patient(tmp_path: Path) -> None:
