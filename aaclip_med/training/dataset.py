@@ -197,8 +197,13 @@ class TrainingSlices:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what is trained and validated on, by content: a study that was moved is the same."""
-        parts = [[[item.folder.name, item.number, item.label] for item in part] for part in (self.train, self.validation)]
+        """SHA-256 of what is trained and validated on, by content and by what prompts call it: a study that was moved is the
+        same.
+        """
+        parts = [
+            [[item.folder.name, item.number, item.label, item.case.class_name, item.case.preset] for item in part]
+            for part in (self.train, self.validation)
+        ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

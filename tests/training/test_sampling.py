@@ -139,6 +139,16 @@ def test_a_patient_who_is_tested_or_validated_on_is_not_trained_on(splits: list[
         gather_slices(index, "brain-mri", tmp_path / "cache")
 
 
+def test_rows_that_prompts_call_otherwise_are_other_rows(tmp_path: Path) -> None:
+    index = write_study(tmp_path, ["train", "val"])
+    rows = [json.loads(line) for line in index.read_text().splitlines()]
+    digests = []
+    for changes in ({}, {"class_name": "Liver"}, {"preset": "liver-ct"}):
+        index.write_text("".join(json.dumps(row | changes) + "\n" for row in rows))
+        digests.append(gather_slices(index, "brain-mri", tmp_path / "cache").digest)
+    assert len(set(digests)) == 3
+
+
 def test_rows_of_a_list_need_no_paths_that_tell_the_patient(tmp_path: Path) -> None:
     write_study(tmp_path, [None] * 2)
     rows = [{"image": f"{tmp_path}/p{n}/t1.nii.gz", "label": f"{tmp_path}/p{n}/mask.nii.gz"} for n in (0, 1)]
