@@ -101,6 +101,27 @@ def test_slices_are_read_ahead_for_a_gpu_and_into_pinned_memory(dataset: SliceDa
     assert build_loader(dataset, 4, workers=0, device=gpu).num_workers == 0
 
 
+def test_a_lesion_is_moved_within_its_own_class(tmp_path: Path) -> None:
+    cases = []
+    for name, grey in (("Brain", 40), ("Liver", 90)):
+        for number in range(4):
+            image, mask = tmp_path / f"{name}{number}.png", tmp_path / f"{name}{number}_mask.png"
+            picture = np.full((40, 40), grey, np.uint8)
+            picture[5:15, 5:15] = 150
+            Image.fromarray(picture).save(image)
+            Image.fromarray((picture > 100).astype(np.uint8) * 255).save(mask)
+            is_ill = number == 0 or name == "Liver"
+            cases.append(Case(image, int(is_ill), name, mask if is_ill else None))
+    store = SliceStore(cases, get_preset("brain-mri"), tmp_path / "cache")
+    dataset = SliceDataset(store, store.slices, 40, "reference", transplant=Transplant(share=1.0))
+    corners: dict[str, set[float]] = {"Brain": set(), "Liver": set()}
+    for dataset.epoch in range(8):
+        for number, item in enumerate(store.slices):
+            corners[item.case.class_name].add(round(float(dataset[number]["image"][0, -1, -1]), 3))
+    assert len(corners["Brain"]) == len(corners["Liver"]) == 1
+    assert corners["Brain"] != corners["Liver"]
+
+
 def write_study(folder: Path, splits: list[str | None]) -> Path:
     """Patients p0, p1... with a scan t1 and a lesion each, in the given splits; returns the index."""
     rows = []
