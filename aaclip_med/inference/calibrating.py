@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -43,8 +44,8 @@ def calibrate(
     Rows of abnormal cases are left out. Heatmaps wait in the system's temporary folder until the scale is known.
 
     Raises:
-        InputError: no row is normal, a normal case cannot be read, two would share an organ mask, or the cases differ in what a
-            calibration must share.
+        InputError: no row is normal, a normal case cannot be read or has several rows, two would share an organ mask, or the
+            cases differ in what a calibration must share.
     """
     cutting = cutting or Cutting()
     normal = [case for case in cases if case.label == 0]
@@ -93,8 +94,16 @@ def _agree(normal: Sequence[Case], predictor: Predictor, cutting: Cutting) -> di
     """What all ``normal`` cases share by their rows: all but the plane, where these name none.
 
     Raises:
-        InputError: they differ in plane or in whether an organ is named, or a row is of another preset.
+        InputError: they differ in plane or in whether an organ or slices are named, or a row is of another preset or of a scan
+            that has another row.
     """
+    rows = Counter(case.image_path.resolve() for case in normal)
+    image, count = rows.most_common(1)[0]
+    if count > 1:
+        raise InputError(
+            f"{image}: {count} normal rows are of this scan, and would count as {count} scans; keep one, with the slices "
+            "[first, last] that the cases scored later have too"
+        )
     for case in normal:
         if case.preset not in (None, predictor.preset.name):
             raise InputError(
@@ -103,11 +112,12 @@ def _agree(normal: Sequence[Case], predictor: Predictor, cutting: Cutting) -> di
             )
     named = {cutting.plane or case.plane for case in normal}
     insides = {cutting.masks is not None or case.organ_path is not None for case in normal}
-    if len({plane or predictor.preset.plane for plane in named}) > 1 or len(insides) > 1:
+    ranges = {case.slices is not None for case in normal}
+    if len({plane or predictor.preset.plane for plane in named}) > 1 or len(insides) > 1 or len(ranges) > 1:
         raise InputError(
-            "the normal rows differ in plane, or some name an organ and some do not; calibrate on rows of one kind"
+            "the normal rows differ in plane, or some name an organ or slices and some do not; calibrate on rows of one kind"
         )
-    scale = describe_scale(predictor, None, insides.pop())
+    scale = describe_scale(predictor, None, insides.pop(), ranges.pop())
     return scale | {"plane": next((plane for plane in named if plane), None)}
 
 

@@ -43,8 +43,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         nib.save(nib.Nifti1Image(array, OBLIQUE), folder / f"{number}.nii.gz")
         nib.save(nib.Nifti1Image(mask, OBLIQUE), folder / f"{number}_mask.nii.gz")
         row = {"image_path": f"{number}.nii.gz", "mask_path": f"{number}_mask.nii.gz", "label": int(ill), "class_name": "Brain"}
-        kind, split = ("normals", {}) if number < 2 else ("learning", {"split": "train" if number < 4 else "val"})
-        rows[kind].append(row | {"patient": f"p{number}", "slices": [2, 4]} | split)
+        cut = {"slices": [2, 4], "split": "train" if number < 4 else "val"}
+        kind, more = ("normals", {}) if number < 2 else ("learning", cut)
+        rows[kind].append(row | {"patient": f"p{number}"} | more)
     for name, part in rows.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     return folder
