@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 
 from aaclip_med.data.fusion import ALL_PLANES
 from aaclip_med.data.index import Case
+from aaclip_med.data.sampling import name_patients
 from aaclip_med.data.slices import cut_volume, find_lit, read_organ
 from aaclip_med.data.sources import read_source
 from aaclip_med.data.volumes import Volume
@@ -124,11 +126,17 @@ def _agree(normal: Sequence[Case], predictor: Predictor, cutting: Cutting) -> di
 def keep_apart(cases: Sequence[Case], lessons: Sequence[Case]) -> None:
     """Refuse cases that were learned from: they score lower than others, and p-values of others would be too small.
 
+    Rows without ``patient`` get one, see ``name_patients``; where names do not tell it, they go by their files alone.
+
     Raises:
         InputError: one of ``cases`` is among ``lessons``, or its patient is.
     """
-    paths, patients = {case.image_path.resolve() for case in lessons}, {case.patient for case in lessons} - {None}
-    for case in cases:
+    named: Sequence[Case] = [*cases, *lessons]
+    with suppress(InputError):
+        named = name_patients(named)
+    learned = named[len(cases) :]
+    paths, patients = {case.image_path.resolve() for case in learned}, {case.patient for case in learned} - {None}
+    for case in named[: len(cases)]:
         if case.image_path.resolve() in paths or case.patient in patients:
             raise InputError(
                 f"{case.image_path}: it or its patient is in two of calibration, bank and level weights; take other patients "
