@@ -90,7 +90,8 @@ class Batch:
                 operating point.
             OutputError: the folder cannot be written to.
         """
-        check_calibrated_alike(predictor, task.cutting.plane, task.cutting.masks is not None)
+        cutting = task.cutting
+        check_calibrated_alike(predictor, cutting.plane, cutting.masks is not None, by_range=cutting.slices is not None)
         self.predictor = predictor
         self.out = prepare_output_folder(out)
         self.task = task
@@ -113,7 +114,7 @@ class Batch:
             predictor,
             self.ledger,
             self.writer,
-            task.cutting,
+            cutting,
             task.minimum_ml,
             task.limits,
             task.readers or max(1, min(8, cores // 4)),

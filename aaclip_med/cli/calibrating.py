@@ -71,9 +71,8 @@ def run_calibrate(options: argparse.Namespace) -> int:
     if Path(path).is_dir():
         raise InputError(f"{path}: a folder; say with --out FILE where the calibrated adapters go")
     prepare_output_folder(Path(path).absolute().parent)
-    predictor = load(options)
+    predictor = load(options, calibrated=False)
     require_checkpoint(predictor)
-    predictor.forget_calibration()
     lessons = _learn(predictor, bank_rows, level_rows, cutting, options)
     calibration, scale = calibrate(cases, predictor, track, cutting, options.minimum_ml)
     store_calibration(predictor, calibration, path, scale, options.adapters, lessons)

@@ -123,8 +123,8 @@ def make_cutting(options: argparse.Namespace) -> Any:
     if volume is not None and volume < 0:
         raise InputError(f"--volume {volume}: volumes are counted from 0")
     minimum_ml = getattr(options, "minimum_ml", 0.0)
-    if not minimum_ml >= 0:
-        raise InputError(f"--minimum-ml {minimum_ml:g}: take 0 or more")
+    if not 0 <= minimum_ml < float("inf"):
+        raise InputError(f"--minimum-ml {minimum_ml:g}: take 0 or more, a finite number of millilitres")
     return Cutting(options.plane, slices, stride, mask, volume, spacing)
 
 
@@ -153,10 +153,10 @@ def read_split(options: argparse.Namespace) -> list[Case]:
     return cases
 
 
-def load(options: argparse.Namespace) -> Any:
+def load(options: argparse.Namespace, calibrated: bool = True) -> Any:
     from aaclip_med.inference.predictor import load_predictor
 
-    return load_predictor(**load_options(options))
+    return load_predictor(**load_options(options), calibrated=calibrated)
 
 
 def load_options(options: argparse.Namespace) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import numpy as np
 
 from aaclip_med.data.fusion import ALL_PLANES
 from aaclip_med.data.index import Case
+from aaclip_med.data.sampling import name_patients
 from aaclip_med.data.slices import cut_volume, find_lit, read_organ
 from aaclip_med.data.sources import read_source
 from aaclip_med.data.volumes import Volume
@@ -43,8 +46,8 @@ def calibrate(
     Rows of abnormal cases are left out. Heatmaps wait in the system's temporary folder until the scale is known.
 
     Raises:
-        InputError: no row is normal, a normal case cannot be read, two would share an organ mask, or the cases differ in what a
-            calibration must share.
+        InputError: no row is normal, a normal case cannot be read or has several rows, two would share an organ mask, or the
+            cases differ in what a calibration must share.
     """
     cutting = cutting or Cutting()
     normal = [case for case in cases if case.label == 0]
@@ -93,8 +96,16 @@ def _agree(normal: Sequence[Case], predictor: Predictor, cutting: Cutting) -> di
     """What all ``normal`` cases share by their rows: all but the plane, where these name none.
 
     Raises:
-        InputError: they differ in plane or in whether an organ is named, or a row is of another preset.
+        InputError: they differ in plane or in whether an organ or slices are named, or a row is of another preset or of a scan
+            that has another row.
     """
+    rows = Counter(case.image_path.resolve() for case in normal)
+    image, count = rows.most_common(1)[0]
+    if count > 1:
+        raise InputError(
+            f"{image}: {count} normal rows are of this scan, and would count as {count} scans; keep one, with the slices "
+            "[first, last] that the cases scored later have too"
+        )
     for case in normal:
         if case.preset not in (None, predictor.preset.name):
             raise InputError(
@@ -103,22 +114,29 @@ def _agree(normal: Sequence[Case], predictor: Predictor, cutting: Cutting) -> di
             )
     named = {cutting.plane or case.plane for case in normal}
     insides = {cutting.masks is not None or case.organ_path is not None for case in normal}
-    if len({plane or predictor.preset.plane for plane in named}) > 1 or len(insides) > 1:
+    ranges = {case.slices is not None for case in normal}
+    if len({plane or predictor.preset.plane for plane in named}) > 1 or len(insides) > 1 or len(ranges) > 1:
         raise InputError(
-            "the normal rows differ in plane, or some name an organ and some do not; calibrate on rows of one kind"
+            "the normal rows differ in plane, or some name an organ or slices and some do not; calibrate on rows of one kind"
         )
-    scale = describe_scale(predictor, None, insides.pop())
+    scale = describe_scale(predictor, None, insides.pop(), ranges.pop())
     return scale | {"plane": next((plane for plane in named if plane), None)}
 
 
 def keep_apart(cases: Sequence[Case], lessons: Sequence[Case]) -> None:
     """Refuse cases that were learned from: they score lower than others, and p-values of others would be too small.
 
+    Rows without ``patient`` get one, see ``name_patients``; where names do not tell it, they go by their files alone.
+
     Raises:
         InputError: one of ``cases`` is among ``lessons``, or its patient is.
     """
-    paths, patients = {case.image_path.resolve() for case in lessons}, {case.patient for case in lessons} - {None}
-    for case in cases:
+    named: Sequence[Case] = [*cases, *lessons]
+    with suppress(InputError):
+        named = name_patients(named)
+    learned = named[len(cases) :]
+    paths, patients = {case.image_path.resolve() for case in learned}, {case.patient for case in learned} - {None}
+    for case in named[: len(cases)]:
         if case.image_path.resolve() in paths or case.patient in patients:
             raise InputError(
                 f"{case.image_path}: it or its patient is in two of calibration, bank and level weights; take other patients "

@@ -18,7 +18,7 @@ from aaclip_med.presets import PlaneName, get_preset
 
 NETWORK_PARTS = ("image size", "drop background", "refinement")
 """Of ``describe_scale``, what a network does by itself; the rest is done to the scans around it."""
-UNSAID = ("image size", "drop background")
+UNSAID = ("image size", "drop background", "ranges of slices")
 """Of ``describe_scale``, what calibrations of files before these were written down do not say."""
 
 
@@ -111,14 +111,18 @@ def find_plane(volume: Volume, case: Case, predictor: Predictor, cutting: Cuttin
     return predictor.choose_plane(volume, case.slices)
 
 
-def describe_scale(predictor: Predictor, plane: str | None, within_organ: bool) -> dict[str, Any]:
-    """What a calibration and the cases scored with it must share."""
+def describe_scale(predictor: Predictor, plane: str | None, within_organ: bool, by_range: bool = False) -> dict[str, Any]:
+    """What a calibration and the cases scored with it must share.
+
+    ``by_range``: whether first and last slice are named. A case's score is that of its highest slices: of few, it is lower.
+    """
     window = predictor.preset.window
     scale = {
         "plane": plane or predictor.preset.plane,
         "window": [window.kind, window.low, window.high],
         "crop": predictor.preset.crop,
         "within an organ": within_organ,
+        "ranges of slices": by_range,
         "image size": predictor.detector.config.image_size,
         "drop background": predictor.drop_background,
     }
@@ -127,26 +131,34 @@ def describe_scale(predictor: Predictor, plane: str | None, within_organ: bool) 
 
 
 def check_calibrated_alike(
-    predictor: Predictor, plane: str | None, within_organ: bool, parts: Collection[str] | None = None
+    predictor: Predictor,
+    plane: str | None,
+    within_organ: bool,
+    parts: Collection[str] | None = None,
+    by_range: bool = False,
 ) -> None:
     """Refuse a calibration that was made otherwise.
 
-    ``plane`` None: cases are scored in the calibration's. ``parts``: of ``describe_scale``, None for all; what an older file
-    does not say of its calibration is not held against it.
+    ``plane`` None: cases are scored in the calibration's. ``by_range``: see ``describe_scale``. ``parts``: of that, None for
+    all; what an older file does not say of its calibration is not held against it.
 
     Raises:
         InputError: one of ``parts`` differs.
     """
-    unlike = _explain_unlike(predictor, plane, within_organ, parts)
+    unlike = _explain_unlike(predictor, plane, within_organ, by_range, parts)
     if unlike:
         raise InputError(f"{unlike}; score with the same, or calibrate again")
 
 
 def forget_unlike_calibration(predictor: Predictor, cases: Iterable[Case], cutting: Cutting) -> Predictor:
     """The predictor; a copy without its calibration, where that was made otherwise than one of ``cases`` is scored."""
-    kinds = {(cutting.plane or case.plane, bool(cutting.masks or case.organ_path), case.preset) for case in cases}
-    for plane, within_organ, preset in kinds:
-        if preset not in (None, predictor.preset.name) or _explain_unlike(predictor, plane, within_organ):
+    kinds = {
+        (case.preset, cutting.plane or case.plane, bool(cutting.masks or case.organ_path), bool(cutting.slices or case.slices))
+        for case in cases
+    }
+    for preset, plane, within_organ, by_range in kinds:
+        is_other = preset not in (None, predictor.preset.name)
+        if is_other or _explain_unlike(predictor, plane, within_organ, by_range):
             forgetful = copy(predictor)
             forgetful.forget_calibration()
             return forgetful
@@ -154,13 +166,13 @@ def forget_unlike_calibration(predictor: Predictor, cases: Iterable[Case], cutti
 
 
 def _explain_unlike(
-    predictor: Predictor, plane: str | None, within_organ: bool, parts: Collection[str] | None = None
+    predictor: Predictor, plane: str | None, within_organ: bool, by_range: bool, parts: Collection[str] | None = None
 ) -> str | None:
     """How the calibration was made otherwise than is asked, as ``check_calibrated_alike`` has it; None: it was not."""
     made = predictor.checkpoint.provenance.get("calibration") if predictor.checkpoint else None
     if predictor.calibration is None or made is None:
         return None
-    asked = describe_scale(predictor, plane or predictor.calibrated_plane, within_organ)
+    asked = describe_scale(predictor, plane or predictor.calibrated_plane, within_organ, by_range)
     names = [name for name in {**made, **asked} if name in made or name not in UNSAID]
     other = [name for name in names if made.get(name) != asked.get(name) and (parts is None or name in parts)]
     was, now = (", ".join(f"{name} {_say(scale.get(name))}" for name in other) for scale in (made, asked))

@@ -384,11 +384,13 @@ def load_predictor(
     refinement: str | Refinement | None = None,
     bank: Sequence[torch.Tensor] | None = None,
     drop_background: bool = False,
+    calibrated: bool = True,
 ) -> Predictor:
     """A predictor from an adapters file (or ``demo``, ``none``, a released pair); ``preset`` defaults to the file's own.
 
     ``window`` takes the place of the preset's; ``crop`` and ``refinement`` (by name or whole) default to what the adapters were
-    trained with, ``bank`` to the file's own.
+    trained with, ``bank`` to the file's own. ``calibrated`` False passes over the file's calibration, which
+    is not even read.
 
     Raises:
         InputError, WeightsError, CheckpointError: as ``build_detector``; InputError also where no preset is known.
@@ -403,7 +405,7 @@ def load_predictor(
         raise InputError(f"adapters '{adapters}' name no preset; say which with --preset")
     detector = build_detector(backbone, weights, image_size, fidelity, adapters, preset=preset)
     calibration = None
-    if checkpoint is not None and checkpoint.calibration is not None:
+    if calibrated and checkpoint is not None and checkpoint.calibration is not None:
         calibration = Calibration.from_json(checkpoint.calibration, str(adapters))
     if crop is None:
         crop = bool(checkpoint and checkpoint.provenance.get("crop"))

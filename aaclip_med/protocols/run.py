@@ -195,7 +195,7 @@ class _Runner:
             if name == cell.test and lessons.published and lessons.published.teaches == "test":
                 raise InputError(f"{lessons.title} keeps all its anomalies for testing; train on another set")
             drawn, notes = draw_lessons(
-                lessons.choose_lessons(self.rows[name]),
+                lessons.choose_lessons(self.rows[name], tested=name == cell.test),
                 cell.shots,
                 self.protocol.validation_shots,
                 cell.seed,

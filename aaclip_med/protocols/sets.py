@@ -15,7 +15,7 @@ import numpy as np
 
 from aaclip_med.data.benchmarks.registry import FORMATS, build_benchmark_index
 from aaclip_med.data.index import Case, read_index, write_index
-from aaclip_med.data.sampling import few_shot, name_patients, patient_of
+from aaclip_med.data.sampling import check_leaks, few_shot, name_patients, patient_of
 from aaclip_med.errors import InputError
 from aaclip_med.protocols.config import FULL, Shots
 from aaclip_med.scoring.metrics import Domain
@@ -149,16 +149,19 @@ class FoundSet:
             raise InputError(f"{self.path}: no row of split 'test'")
         return chosen
 
-    def choose_lessons(self, cases: Sequence[Case]) -> list[Case]:
-        """The rows that may be learned from, without their splits.
+    def choose_lessons(self, cases: Sequence[Case], tested: bool = False) -> list[Case]:
+        """The rows that may be learned from, without their splits. ``tested``: the set's test rows are tested on afterwards.
 
         Raises:
-            InputError: there is none.
+            InputError: there is none; or, where they are ``tested``, a patient of theirs is in the test too, or cannot be told.
         """
         teaches_test = self.published is not None and self.published.teaches == "test"
         chosen = [replace(case, split=None) for case in cases if case.split and (case.split == "test") is teaches_test]
         if not chosen:
             raise InputError(f"{self.path}: no row to learn from beside those of the test; give rows the splits train and test")
+        if tested:
+            test = [case for case in cases if case.split == "test"]
+            check_leaks(name_patients([*(replace(case, split="train") for case in chosen), *test]))
         return chosen
 
 

@@ -44,8 +44,8 @@ class SliceDataset(Dataset[dict[str, Any]]):
 
     With ``synthesis``, lesions are put into a slice with the chance ``synthetic_share``, before augmentation and on the slice's
     own grid: so they are as sharp as its anatomy, and resampled with it. They lie in the organ where its case names one. Mask
-    and label follow them. With ``transplant``, some of the slices with lesions give them to another slice; if there is one
-    without any, to such a one.
+    and label follow them. With ``transplant``, some of the slices with lesions give them to another slice of the same class and
+    preset; if there is one without any, to such a one.
 
     ``zoom``: slices are resized as ``preprocess.choose_side`` says; where that is more than ``image_size``, a square is cut out
     of them, mostly around a lesion if there is one.
@@ -76,7 +76,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
         self.synthetic_share = synthetic_share
         self.transplant = transplant
         self.zoom = zoom
-        self.hosts = [number for number, item in enumerate(slices) if not item.label] or list(range(len(slices)))
+        self.hosts = _group_hosts(slices)
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -95,7 +95,8 @@ class SliceDataset(Dataset[dict[str, Any]]):
         if self.transplant is not None and item.label:
             rng = np.random.default_rng((self.seed, self.epoch, position, TRANSPLANT_STREAM))
             if rng.random() < self.transplant.share:
-                host = self.slices[self.hosts[int(rng.integers(len(self.hosts)))]]
+                hosts = self.hosts[_kind(item)]
+                host = hosts[int(rng.integers(len(hosts)))]
                 place = _resize(self.store.image(host), self.store.mask(host), side)
                 image, mask = self.transplant.apply(place, (image, mask), rng)
         image, mask = _cut_square(image, mask, min(side, round(MARGIN * self.image_size)), frame)
@@ -110,6 +111,19 @@ class SliceDataset(Dataset[dict[str, Any]]):
             "label": int(mask.any()),
             "noun": preset.noun_for(self.fidelity, item.case.class_name),
         }
+
+
+def _kind(item: Slice) -> tuple[str, str | None]:
+    """What a slice is of, as prompts call it: class and preset of its row."""
+    return item.case.class_name, item.case.preset
+
+
+def _group_hosts(slices: Sequence[Slice]) -> dict[tuple[str, str | None], list[Slice]]:
+    """Of each kind the slices that lesions may be put into: those without a lesion, or all where there is none."""
+    groups: dict[tuple[str, str | None], list[Slice]] = defaultdict(list)
+    for item in slices:
+        groups[_kind(item)].append(item)
+    return {kind: [item for item in group if not item.label] or group for kind, group in groups.items()}
 
 
 def _resize(picture: Array, drawn: Array, side: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -197,8 +211,13 @@ class TrainingSlices:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what is trained and validated on, by content: a study that was moved is the same."""
-        parts = [[[item.folder.name, item.number, item.label] for item in part] for part in (self.train, self.validation)]
+        """SHA-256 of what is trained and validated on, by content and by what prompts call it: a study that was moved is the
+        same.
+        """
+        parts = [
+            [[item.folder.name, item.number, item.label, item.case.class_name, item.case.preset] for item in part]
+            for part in (self.train, self.validation)
+        ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -224,16 +243,17 @@ def gather_slices(
     ``patient`` get one, see ``name_patients``; those of a list go by their file names.
 
     Raises:
-        InputError: the index or a case is faulty, a patient is in two splits or cannot be told, or no lesion (``normal_only``:
-            no normal slice) is left to train on.
+        InputError: the index or a case is faulty, a patient is in two splits (test among them; rows without one are trained
+            on) or cannot be told, or no lesion (``normal_only``: no normal slice) is left to train on.
     """
     if isinstance(index, (str, Path)):
         name = str(index)
-        cases = [case for case in name_patients(read_index(index, root)) if case.split != "test"]
+        cases = name_patients(read_index(index, root))
     else:
         name = f"the list of {len(index)} rows"
         cases = [*_list_cases(index, preset, "train"), *_list_cases(own_validation or [], preset, "val")]
-    check_leaks(cases)
+    check_leaks([replace(case, split=case.split or "train") for case in cases])
+    cases = [case for case in cases if case.split != "test"]
     note = ""
     if normal_only:
         abnormal = sum(case.label for case in cases)

@@ -30,9 +30,10 @@ class StageProgress:
     there is to remember. Of several ranks the first writes. A run killed anywhere repeats the epoch it was in and ends with
     the same numbers.
 
-    The stage ends with the epoch that validation liked best; or, with ``averaged_from`` above 0, with the mean of the adapters
-    after each epoch past that share of them (stochastic weight averaging, Izmailov et al., UAI 2018). One that validation likes
-    less than the best by more than ``COLLAPSE`` has unlearned all, and is left out of the mean.
+    The stage ends with the epoch that validation liked best, and while it has liked none with the last one; or, with
+    ``averaged_from`` above 0, with the mean of the adapters after each epoch past that share of them (stochastic weight
+    averaging, Izmailov et al., UAI 2018). One that validation likes less than the best by more than ``COLLAPSE`` has unlearned
+    all, and is left out of the mean, as are those after it that are not validated.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class StageProgress:
         self.averaged: list[int] = []
         self.best_score = math.nan
         self.best_epoch = 0
+        self.latest_score = math.nan
         self.history: list[dict[str, Any]] = []
 
     def attach(self, engine: Engine) -> None:
@@ -67,16 +69,19 @@ class StageProgress:
 
     def save(self, engine: SupervisedTrainer) -> None:
         """Write the epoch that has just ended, and what the stage would end with where that has changed."""
-        metrics = dict(self.evaluator.state.metrics) if self.evaluator is not None else {}
+        validated = self.evaluator is not None and self.evaluator.state.epoch == engine.state.epoch
+        metrics = dict(self.evaluator.state.metrics) if self.evaluator is not None and validated else {}
         score = rank_epoch(metrics)
+        if validated:
+            self.latest_score = score
         loss = engine.state.output["loss"].item()
         self.history.append({"epoch": engine.state.epoch, "loss": loss, **metrics})
         adapters = self.detector.adapter_state()
-        better = not score <= self.best_score
+        better = score > self.best_score or math.isnan(self.best_score)
         if better:
             self.best_score, self.best_epoch = score, engine.state.epoch
         averaging = self.averaged_from and engine.state.epoch > int(self.averaged_from * engine.state.max_epochs)
-        if averaging and not score < self.best_score - COLLAPSE:
+        if averaging and not self.latest_score < self.best_score - COLLAPSE:
             self._average(adapters, engine.state.epoch)
             kept = {name: value.to(adapters[name].dtype) for name, value in self.mean.items()}
             self._write(self.best, {"adapters": kept})
@@ -95,6 +100,7 @@ class StageProgress:
                 "epoch": engine.state.epoch,
                 "best_score": self.best_score,
                 "best_epoch": self.best_epoch,
+                "latest_score": self.latest_score,
                 "history": self.history,
                 "settings": self.settings,
             },
@@ -140,6 +146,7 @@ class StageProgress:
         if engine.scaler:
             engine.scaler.load_state_dict(stored["scaler"])
         self.best_score, self.best_epoch = stored["best_score"], stored["best_epoch"]
+        self.latest_score = stored["latest_score"]
         self.history, self.mean, self.averaged = stored["history"], stored["mean"], stored["averaged"]
         engine.state.epoch, engine.state.iteration = stored["epoch"], stored["iteration"]
         return bool(stored["epoch"] >= engine.state.max_epochs)

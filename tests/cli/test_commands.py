@@ -19,6 +19,9 @@ from PIL import Image
 from safetensors import safe_open
 
 from aaclip_med.cli.main import build_parser, main
+from aaclip_med.data.index import read_index, write_index
+from aaclip_med.errors import InputError
+from aaclip_med.inference.cutting import Cutting, forget_unlike_calibration
 from aaclip_med.inference.predictor import load_predictor
 from aaclip_med.model.checkpoint import read_checkpoint
 from aaclip_med.model.config import FIDELITIES
@@ -341,7 +344,16 @@ def test_a_faulty_volume_is_named_with_its_fault_and_leaves_no_heatmap(
 
 
 @pytest.mark.parametrize(
-    "option", ["--stride 0", "--minimum-ml -1", "--minimum-ml nan", "--spacing 0 1 1", "--spacing 1 1 inf", "--volume -1"]
+    "option",
+    [
+        "--stride 0",
+        "--minimum-ml -1",
+        "--minimum-ml nan",
+        "--minimum-ml inf",
+        "--spacing 0 1 1",
+        "--spacing 1 1 inf",
+        "--volume -1",
+    ],
 )
 def test_options_that_are_no_use_to_any_case_are_refused_before_one_is_read(
     option: str, study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -496,6 +508,49 @@ def test_scores_are_refused_on_other_cuts_than_they_were_calibrated_on(
     assert load_predictor(calibrated).calibrated_plane == "axial"
 
 
+def test_whole_volumes_are_not_measured_by_a_few_slices_of_normal_ones(
+    study: Path, adapters: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = [replace(case, slices=(3, 4)) for case in read_index(study / "normal.jsonl")]
+    write_index(cases, tmp_path / "parts.jsonl")
+    calibrated = tmp_path / "calibrated.safetensors"
+    assert (
+        main(["calibrate", "--index", str(tmp_path / "parts.jsonl"), "--adapters", str(adapters), "--out", str(calibrated)])
+        == 0
+    )
+    score = ["score", str(study / "images" / "head_1.nii.gz"), "--adapters", str(calibrated), "--out", str(tmp_path / "out")]
+    assert main(score) == 2
+    assert "calibrated with ranges of slices True, and would score with ranges of slices False" in capsys.readouterr().err
+    assert main([*score, "--slices", "2", "3"]) == 0
+    predictor = load_predictor(calibrated)
+    for row, is_alike in ((cases[0], True), (replace(cases[0], slices=None), False)):
+        kept = forget_unlike_calibration(predictor, [row], Cutting())
+        assert (kept.calibration is not None) is is_alike
+
+
+def test_adapters_that_do_not_say_whether_slices_were_named_are_taken_as_they_are(
+    study: Path, adapters: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "calibrated.safetensors"
+    assert main(["calibrate", "--index", str(study / "normal.jsonl"), "--adapters", str(adapters), "--out", str(path)]) == 0
+    held = read_checkpoint(path)
+    del held.provenance["calibration"]["ranges of slices"]
+    path.write_bytes(held.to_bytes())
+    score = ["score", str(study / "images" / "head_1.nii.gz"), "--adapters", str(path), "--slices", "2", "3"]
+    assert main([*score, "--out", str(tmp_path / "out")]) == 0
+
+
+def test_a_scan_of_several_rows_is_not_counted_as_several_normal_scans(
+    study: Path, adapters: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (case, *_) = read_index(study / "normal.jsonl")
+    write_index([replace(case, slices=(n, n)) for n in range(2, 5)], tmp_path / "slices.jsonl")
+    out = tmp_path / "calibrated.safetensors"
+    assert main(["calibrate", "--index", str(tmp_path / "slices.jsonl"), "--adapters", str(adapters), "--out", str(out)]) == 2
+    assert "head_0.nii.gz: 3 normal rows are of this scan, and would count as 3 scans" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_a_pair_of_hdr_and_img_is_read(study: Path, adapters: Path, tmp_path: Path) -> None:
     scan = nib.load(study / "images" / "head_1.nii.gz")
     nib.save(nib.Nifti1Pair(np.asarray(scan.dataobj), scan.affine), tmp_path / "pair.img")
@@ -528,7 +583,11 @@ def test_runs_that_share_a_cache_read_each_scan_once(study: Path, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"plane": "coronal"}, "differ in plane"), ({"preset": "liver-ct"}, "a row of preset 'liver-ct'")],
+    [
+        ({"plane": "coronal"}, "differ in plane"),
+        ({"slices": [2, 3]}, "some name an organ or slices and some do not"),
+        ({"preset": "liver-ct"}, "a row of preset 'liver-ct'"),
+    ],
 )
 def test_a_calibration_is_made_on_rows_of_one_kind(
     changes: dict[str, str], words: str, study: Path, adapters: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -554,6 +613,26 @@ def test_a_calibration_that_nothing_could_hold_is_refused_before_a_case_is_read(
     ):
         assert main([*command, *options]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_smallest_candidate_without_end_is_refused_and_the_adapters_stay_as_they_are(
+    study: Path, adapters: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = Path(shutil.copy(adapters, tmp_path / "adapters.safetensors"))
+    command = ["calibrate", "--index", str(study / "normal.jsonl"), "--adapters", str(kept), "--minimum-ml"]
+    for value in ("inf", "nan"):
+        assert main([*command, value]) == 2
+        assert f"aaclip-med: --minimum-ml {value}: take 0 or more, a finite" in capsys.readouterr().err
+    assert kept.read_bytes() == adapters.read_bytes()
+
+
+def test_calibrating_again_mends_adapters_whose_calibration_is_damaged(study: Path, adapters: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "adapters.safetensors"
+    damaged.write_bytes(replace(read_checkpoint(adapters), calibration={"damaged": True}).to_bytes())
+    with pytest.raises(InputError):
+        load_predictor(damaged)
+    assert main(["calibrate", "--index", str(study / "normal.jsonl"), "--adapters", str(damaged)]) == 0
+    assert load_predictor(damaged).calibration
 
 
 def test_calibrate_offers_no_option_that_it_passes_over(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +15,12 @@ from sklearn.metrics import average_precision_score
 from torch.nn import functional
 
 from aaclip_med.cli.main import main
-from aaclip_med.data.index import read_index
+from aaclip_med.data.index import Case, read_index
 from aaclip_med.data.volumes import read_volume
 from aaclip_med.errors import InputError
 from aaclip_med.evaluation.views import View, score_cases
 from aaclip_med.inference.bank import choose_coreset, collect_bank
+from aaclip_med.inference.calibrating import keep_apart
 from aaclip_med.inference.cutting import Cutting
 from aaclip_med.inference.job import JobRequest, load_job_predictor
 from aaclip_med.inference.levels import learn_levels, spread_weights
@@ -43,8 +45,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         nib.save(nib.Nifti1Image(array, OBLIQUE), folder / f"{number}.nii.gz")
         nib.save(nib.Nifti1Image(mask, OBLIQUE), folder / f"{number}_mask.nii.gz")
         row = {"image_path": f"{number}.nii.gz", "mask_path": f"{number}_mask.nii.gz", "label": int(ill), "class_name": "Brain"}
-        kind, split = ("normals", {}) if number < 2 else ("learning", {"split": "train" if number < 4 else "val"})
-        rows[kind].append(row | {"patient": f"p{number}", "slices": [2, 4]} | split)
+        cut = {"slices": [2, 4], "split": "train" if number < 4 else "val"}
+        kind, more = ("normals", {}) if number < 2 else ("learning", cut)
+        rows[kind].append(row | {"patient": f"p{number}"} | more)
     for name, part in rows.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     return folder
@@ -158,6 +161,24 @@ def test_what_cannot_be_learned_is_refused(
     assert main([*arguments, "--out", str(tmp_path / "out.safetensors")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("calibrated", "learned", "is_refused"),
+    [
+        ("p1_t1.nii.gz", ["p1_t2.nii.gz"], True),
+        ("p1/t1.nii.gz", ["p1/flair.nii.gz", "p2/t1.nii.gz"], True),
+        ("p1/t1.nii.gz", ["p2/t1.nii.gz", "p3/t1.nii.gz"], False),
+        ("scan/t1.nii.gz", ["scan/series/t1.nii.gz"], False),
+        ("a/1.png", ["b/1.png"], False),
+    ],
+)
+def test_no_patient_that_names_tell_is_both_learned_from_and_calibrated_on(
+    calibrated: str, learned: list[str], is_refused: bool, tmp_path: Path
+) -> None:
+    case, *lessons = (Case(tmp_path / name, 0, "Brain") for name in (calibrated, *learned))
+    with pytest.raises(InputError, match=f"{calibrated}: it or its patient is in two") if is_refused else nullcontext():
+        keep_apart([case], lessons)
 
 
 def test_patches_of_the_bank_come_from_slices_without_a_lesion(study: Path) -> None:

@@ -264,6 +264,21 @@ def test_an_index_of_ones_own_stands_for_a_set_and_for_one_that_nobody_published
     assert "- mine.jsonl, Brain: 2 shots where 9 were asked for; it has no more beside what is set aside for validation" in text
 
 
+def test_a_set_with_a_patient_in_train_and_test_is_tested_only_by_what_learned_from_others(data: Path, tmp_path: Path) -> None:
+    found = find_set("brain", data)
+    assert found is not None
+    cases = [replace(case, patient=f"p{n % 3}") for n, case in enumerate(found.read(tmp_path / "brain.jsonl"))]
+    write_index(cases, tmp_path / "mine.jsonl")
+    write_index([replace(case, patient=None) for case in cases], tmp_path / "pictures.jsonl")
+    parts = "{train: itself, test: [mine]}, {train: [mine], test: [pictures]}, {train: itself, test: [pictures]}"
+    text = f"title: Mine\nparts: [{parts}]\nshots: [full]\nvalidation_shots: 0\n"
+    assert run(own_protocol(tmp_path, text), tmp_path, tmp_path / "out") == 3
+    (failed,) = rows_of(tmp_path / "out", "failed")
+    assert failed["set"] == "mine.jsonl"
+    assert len(rows_of(tmp_path / "out", "measured")) == 2
+    assert "patient p0 is in train and test" in (tmp_path / "out" / "table.md").read_text()
+
+
 def test_an_index_of_ones_own_that_has_changed_is_refused_but_not_another_or_one_repaired(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,9 +15,11 @@ from aaclip_med.errors import CheckpointError
 from aaclip_med.training.progress import StageProgress
 
 
-def run(scores: list[float], averaged_from: float, folder: Path, until: int | None = None) -> tuple[StageProgress, float]:
-    """A stage whose validation gives ``scores``, one an epoch, and the first adapter weight that it ends with; after epoch n
-    that is n squared. ``until``: it is killed after that epoch.
+def run(
+    scores: list[float], averaged_from: float, folder: Path, until: int | None = None, interval: int = 1
+) -> tuple[StageProgress, float]:
+    """A stage whose validation, each ``interval`` epochs, gives ``scores``, one an epoch, and the first adapter weight that it
+    ends with; after epoch n that is n squared. ``until``: it is killed after that epoch.
     """
     detector = build_detector("tiny", image_size=40)
     weight = detector.image_adapter.layer_adapters[0].fc[0].weight
@@ -28,7 +30,9 @@ def run(scores: list[float], averaged_from: float, folder: Path, until: int | No
     progress = StageProgress(folder, "image", detector, optimizer, schedule, evaluator, {}, averaged_from)
 
     def validate(engine: Engine) -> None:
-        evaluator.state.metrics = {"pixel_auroc": scores[engine.state.epoch - 1]}
+        if engine.state.epoch % interval == 0:
+            evaluator.state.epoch = engine.state.epoch
+            evaluator.state.metrics = {"pixel_auroc": scores[engine.state.epoch - 1]}
         with torch.no_grad():
             weight[0, 0] = engine.state.epoch**2
 
@@ -54,7 +58,8 @@ def run(scores: list[float], averaged_from: float, folder: Path, until: int | No
         ([0.5, 0.9, 0.7, 0.8], 2),
         ([0.7, 0.9, 0.9, 0.8], 2),
         ([math.nan, math.nan, math.nan], 3),
-        ([0.9, math.nan, 0.7, 0.6], 3),
+        ([0.9, math.nan, 0.7, 0.6], 1),
+        ([math.nan, 0.6, math.nan], 2),
     ],
 )
 def test_a_stage_ends_with_the_epoch_that_validation_likes_best(scores: list[float], best: int, tmp_path: Path) -> None:
@@ -62,6 +67,33 @@ def test_a_stage_ends_with_the_epoch_that_validation_likes_best(scores: list[flo
     assert progress.best_epoch == best
     assert weight == best**2
     assert progress.describe()["best_score"] is progress.best_score
+
+
+@pytest.mark.parametrize("until", [None, 1, 2, 3, 4])
+def test_a_stage_that_is_validated_now_and_then_keeps_the_best_validated_epoch_killed_or_not(
+    until: int | None, tmp_path: Path
+) -> None:
+    scores = [math.nan, 0.9, math.nan, 0.7, math.nan]
+    if until is not None:
+        run(scores, 0.0, tmp_path, until, interval=2)
+    progress, weight = run(scores, 0.0, tmp_path, interval=2)
+    assert (progress.best_epoch, weight) == (2, 4)
+    assert [epoch.get("pixel_auroc") for epoch in progress.describe()["epochs"]] == [None, 0.9, None, 0.7, None]
+
+
+@pytest.mark.parametrize("until", [None, 3, 4, 5, 6])
+@pytest.mark.parametrize(
+    ("scores", "epochs"), [([0.9, 0.6, 0.8], [3, 6]), ([0.9, 0.8, 0.5], [3, 4, 5]), ([0.9, 0.6, 0.5], [3])]
+)
+def test_an_epoch_that_is_not_validated_is_averaged_as_the_validated_one_before_it_killed_or_not(
+    scores: list[float], epochs: list[int], until: int | None, tmp_path: Path
+) -> None:
+    every = [score for score in scores for _ in range(2)]
+    if until is not None:
+        run(every, 0.4, tmp_path, until, interval=2)
+    progress, weight = run(every, 0.4, tmp_path, interval=2)
+    assert progress.describe()["averaged_epochs"] == epochs
+    assert weight == pytest.approx(sum(epoch**2 for epoch in epochs) / len(epochs))
 
 
 @pytest.mark.parametrize(("averaged_from", "epochs"), [(0.5, [3, 4]), (0.3, [2, 3, 4]), (0.25, [2, 3, 4]), (0.99, [4])])

@@ -16,6 +16,7 @@ from PIL import Image
 from aaclip_med.cli.main import main
 from aaclip_med.data.index import Case
 from aaclip_med.data.slices import SliceStore
+from aaclip_med.errors import InputError
 from aaclip_med.presets import get_preset
 from aaclip_med.training.assembly import build_loader, choose_workers
 from aaclip_med.training.augmentation import ROBUST
@@ -100,6 +101,27 @@ def test_slices_are_read_ahead_for_a_gpu_and_into_pinned_memory(dataset: SliceDa
     assert build_loader(dataset, 4, workers=0, device=gpu).num_workers == 0
 
 
+def test_a_lesion_is_moved_within_its_own_class(tmp_path: Path) -> None:
+    cases = []
+    for name, grey in (("Brain", 40), ("Liver", 90)):
+        for number in range(4):
+            image, mask = tmp_path / f"{name}{number}.png", tmp_path / f"{name}{number}_mask.png"
+            picture = np.full((40, 40), grey, np.uint8)
+            picture[5:15, 5:15] = 150
+            Image.fromarray(picture).save(image)
+            Image.fromarray((picture > 100).astype(np.uint8) * 255).save(mask)
+            is_ill = number == 0 or name == "Liver"
+            cases.append(Case(image, int(is_ill), name, mask if is_ill else None))
+    store = SliceStore(cases, get_preset("brain-mri"), tmp_path / "cache")
+    dataset = SliceDataset(store, store.slices, 40, "reference", transplant=Transplant(share=1.0))
+    corners: dict[str, set[float]] = {"Brain": set(), "Liver": set()}
+    for dataset.epoch in range(8):
+        for number, item in enumerate(store.slices):
+            corners[item.case.class_name].add(round(float(dataset[number]["image"][0, -1, -1]), 3))
+    assert len(corners["Brain"]) == len(corners["Liver"]) == 1
+    assert corners["Brain"] != corners["Liver"]
+
+
 def write_study(folder: Path, splits: list[str | None]) -> Path:
     """Patients p0, p1... with a scan t1 and a lesion each, in the given splits; returns the index."""
     rows = []
@@ -127,6 +149,25 @@ def test_a_fifth_of_the_patients_that_folders_tell_is_kept_for_validation(tmp_pa
     slices = gather_slices(write_study(tmp_path, [None] * 5), "brain-mri", tmp_path / "cache")
     assert slices.split == "1 of 5 patients"
     assert len(slices.train) == 4 * len(slices.validation) == 12
+
+
+@pytest.mark.parametrize("splits", [["train", "test"], [None, "test"], [None, "val"]])
+def test_a_patient_who_is_tested_or_validated_on_is_not_trained_on(splits: list[str | None], tmp_path: Path) -> None:
+    index = write_study(tmp_path, splits)
+    rows = [json.loads(line) | {"patient": "p"} for line in index.read_text().splitlines()]
+    index.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match=f"patient p is in train and {splits[1]}; keep each patient in one split"):
+        gather_slices(index, "brain-mri", tmp_path / "cache")
+
+
+def test_rows_that_prompts_call_otherwise_are_other_rows(tmp_path: Path) -> None:
+    index = write_study(tmp_path, ["train", "val"])
+    rows = [json.loads(line) for line in index.read_text().splitlines()]
+    digests = []
+    for changes in ({}, {"class_name": "Liver"}, {"preset": "liver-ct"}):
+        index.write_text("".join(json.dumps(row | changes) + "\n" for row in rows))
+        digests.append(gather_slices(index, "brain-mri", tmp_path / "cache").digest)
+    assert len(set(digests)) == 3
 
 
 def test_rows_of_a_list_need_no_paths_that_tell_the_patient(tmp_path: Path) -> None:
