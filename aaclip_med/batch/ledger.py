@@ -110,16 +110,23 @@ def forget(out: Path) -> None:
 
 
 @contextmanager
-def lock_folder(out: Path, name: str = ".lock", wait: bool = False) -> Iterator[None]:
-    """Keep a second run out of ``out``, or ``wait`` for it; the system lets go of a lock when its process ends, in any way.
+def lock_folder(out: Path, number: int = 0, count: int = 1) -> Iterator[None]:
+    """Keep every other run out of ``out``, except the other shards of the same ``count``.
+
+    The system lets go of a lock when its process ends, in any way.
 
     Raises:
         InputError: another run is at work there.
     """
-    lock = FileLock(out / name)
+    lock = FileLock(out / f".lock-{number}-of-{count}")
     try:
-        lock.acquire(timeout=-1 if wait else 0)
+        with FileLock(out / ".lock"):  # or two that begin at once would not see each other
+            lock.acquire(timeout=0)
+            for other in out.glob(".lock-*-of-*"):
+                if not other.name.endswith(f"-of-{count}"):
+                    FileLock(other).acquire(timeout=0).lock.release()
     except Timeout:
+        lock.release()
         raise InputError(f"{out}: another run is writing there; wait for it, or choose another --out") from None
     try:
         yield

@@ -128,13 +128,27 @@ def test_another_refinement_of_adapters_without_a_calibration_is_refused(
     assert "other settings (refinement)" in capsys.readouterr().err
 
 
-def test_two_runs_do_not_share_a_folder(scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("options", [[], ["--overwrite"], ["--engine", "ray"], ["--shard", "0/2"], ["--shard", "1/4"]])
+@pytest.mark.parametrize("at_work", [(0, 1), (0, 2)])
+def test_two_runs_do_not_share_a_folder(
+    at_work: tuple[int, int], options: list[str], scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    with lock_folder(out):
-        assert main(["score", str(scans), *DEMO, "--out", str(out)]) == 2
+    remains = out / ".0123abcd.of_the_run_at_work"
+    remains.touch()
+    with lock_folder(out, *at_work):
+        assert main(["score", str(scans), *DEMO, *options, "--out", str(out)]) == 2
     assert "another run is writing there" in capsys.readouterr().err
     assert not (out / "volumes.csv").exists()
+    assert remains.exists()
+
+
+def test_shards_of_one_run_share_a_folder_and_a_lone_run_follows_them(scans: Path, tmp_path: Path) -> None:
+    command = ["score", str(scans / "case_00.nii.gz"), *DEMO, "--out", str(tmp_path)]
+    with lock_folder(tmp_path, 1, 2):
+        assert main([*command, "--shard", "0/2"]) == 0
+    assert main(command) == 0
 
 
 def test_a_case_that_changed_and_can_no_longer_be_scored_leaves_no_older_result(

@@ -364,7 +364,7 @@ def test_a_full_disk_ends_scoring_with_one_line_and_no_half_file(study: Path, ad
     assert [line for line in done.stderr.splitlines() if line.startswith("aaclip-med:")] != []
     assert "head_1_heatmap.nii.gz" in done.stderr
     assert "Traceback" not in done.stderr
-    assert {path.name for path in out.rglob("*") if path.is_file()} <= {".lock", "settings.json"}
+    assert {path.name for path in out.rglob("*") if path.is_file()} <= {".lock", ".lock-0-of-1", "settings.json"}
 
 
 def test_masks_and_earlier_heatmaps_in_a_folder_are_not_scored(study: Path, adapters: Path, tmp_path: Path) -> None:
