@@ -184,6 +184,20 @@ def test_results_of_a_run_are_not_scored_as_scans(scans: Path, tmp_path: Path, r
     shutil.rmtree(scans / "results")
 
 
+@pytest.mark.parametrize("option", [[], ["--bids"], ["--heatmap-format", "nrrd"]])
+def test_a_run_into_a_folder_that_is_an_input_never_scores_its_own_results(
+    option: list[str], tmp_path: Path, read_tables: Read
+) -> None:
+    folder, beside = tmp_path / "scans", tmp_path / "beside"
+    for number, place in enumerate((folder, folder / "masks", folder / "sub-1", beside)):
+        place.mkdir()
+        draw_scan(place / f"p{number}.nii.gz", number)
+    command = ["score", str(folder), str(beside), *DEMO, *option, "--out", str(folder)]
+    for _ in range(3):
+        assert main(command) == 0
+        assert sorted(row["case"] for row in read_tables(folder)["volumes"]) == ["p0", "p1", "p2", "p3"]
+
+
 def test_a_run_that_is_started_again_leaves_nothing_of_the_old_one(scans: Path, tmp_path: Path) -> None:
     command = ["score", str(scans), *DEMO, "--out", str(tmp_path / "out")]
     assert main([*command, "--heatmap-format", "mha"]) == 3
