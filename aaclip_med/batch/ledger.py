@@ -12,6 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from aaclip_med.batch.bids import TREE_FILES
 from aaclip_med.batch.records import Record
 from aaclip_med.data.sources import RUN_MARK, Source
 from aaclip_med.data.writing import is_temporary, prepare_output_folder, write_json
@@ -101,12 +102,22 @@ class Ledger:
 
 
 def forget(out: Path) -> None:
-    """Begin anew: no case in ``out`` counts as done any more, and what was written of those that did is gone."""
+    """Begin anew: no case in ``out`` counts as done any more, and what the run wrote there is gone."""
     for path in (out / ".run" / "cases").rglob("*.json"):
         for file in _list_files(out, _read_record(path)):
             file.unlink(missing_ok=True)
     shutil.rmtree(out / ".run" / "cases", ignore_errors=True)
-    (out / RUN_MARK).unlink(missing_ok=True)
+    mark = out / RUN_MARK
+    if mark.is_file():
+        for name in (*_name_summaries(_read_record(mark).get("outputs", {})), RUN_MARK):
+            (out / name).unlink(missing_ok=True)
+
+
+def _name_summaries(outputs: Record) -> list[str]:
+    """What a run with these outputs writes of all cases together."""
+    tables = [f"{name}.{ending}" for name in ("volumes", "slices", "lesions", "inputs") for ending in ("csv", "parquet")]
+    page = ["report.html"] if outputs.get("report") else []
+    return [*tables, "run.json", *page, *(TREE_FILES if outputs.get("bids") else [])]
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from aaclip_med.batch.ledger import lock_folder
+from aaclip_med.batch.ledger import forget, lock_folder
 from aaclip_med.cli.main import main
 from tests.batch.conftest import DEMO, OBLIQUE, Table, draw_scan
 
@@ -211,6 +211,35 @@ def test_a_run_that_is_started_again_leaves_nothing_of_the_old_one(scans: Path, 
     assert beside.is_file()
     assert not [name for name in written if name.endswith(".mha") or name.startswith("case_01")]
     assert len([path for path in (tmp_path / "out" / ".run" / "previews").rglob("*") if path.is_file()]) == 10
+
+
+def list_files(folder: Path) -> set[str]:
+    """Every file that is no lock, by its path in ``folder``."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".lock")}
+
+
+def test_a_run_started_again_in_another_form_leaves_no_page_or_tree_of_the_old_one(scans: Path, tmp_path: Path) -> None:
+    command = ["score", str(scans / "case_00.nii.gz"), *DEMO, "--out"]
+    assert main([*command, str(tmp_path / "fresh"), "--no-report"]) == 0
+    assert main([*command, str(tmp_path / "out"), "--bids"]) == 0
+    assert main([*command, str(tmp_path / "out"), "--no-report", "--overwrite"]) == 0
+    assert list_files(tmp_path / "out") == list_files(tmp_path / "fresh")
+
+
+def test_files_that_no_run_wrote_survive_one_that_is_started_again(scans: Path, tmp_path: Path) -> None:
+    command = ["score", str(scans / "case_00.nii.gz"), *DEMO, "--no-report", "--out", str(tmp_path)]
+    own = [tmp_path / name for name in ("report.html", "dataset_description.json", "participants.tsv", "README.md")]
+    for path in own:
+        path.write_text("the user's own")
+    assert main(command) == 0
+    assert main([*command, "--overwrite"]) == 0
+    assert [path.read_text() for path in own] == ["the user's own"] * 4
+
+
+def test_a_run_started_again_and_stopped_leaves_no_table_of_the_old_one(scans: Path, tmp_path: Path) -> None:
+    assert main(["score", str(scans / "case_00.nii.gz"), *DEMO, "--out", str(tmp_path / "out")]) == 0
+    forget(tmp_path / "out")
+    assert list_files(tmp_path / "out") == set()
 
 
 def test_nothing_outside_the_folder_is_removed_whatever_a_record_says(scans: Path, tmp_path: Path) -> None:
