@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
+from itertools import takewhile
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -94,7 +95,21 @@ class Ledger:
         path = self._path(source.name)
         path.parent.mkdir(exist_ok=True)
         names = [file.relative_to(self.out).as_posix() for file in files]
-        write_json(path, {"input": _stamp(source, organ), "files": names, **record})
+        write_json(path, {"scan": _identify(source), "input": _stamp(source, organ), "files": names, **record})
+
+    def forget_renamed(self, sources: Sequence[Source]) -> None:
+        """Remove what was written of scans that are called otherwise now, as where another scan of the same name came.
+
+        ``sources``: all there are. What was written of scans that are not among them stays.
+        """
+        named = {self._path(source.name) for source in sources}
+        others = [path for path in (self.folder / "cases").glob("*/[!.]*.json") if path not in named]
+        scans = {_identify(source) for source in sources} if others else set()
+        for path in others:
+            record = _read_record(path)
+            if record.get("scan") in scans:
+                _remove_files(self.out, record)
+                path.unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
         digest = hashlib.sha256(name.encode()).hexdigest()[:24]
@@ -104,8 +119,7 @@ class Ledger:
 def forget(out: Path) -> None:
     """Begin anew: no case in ``out`` counts as done any more, and what the run wrote there is gone."""
     for path in (out / ".run" / "cases").rglob("*.json"):
-        for file in _list_files(out, _read_record(path)):
-            file.unlink(missing_ok=True)
+        _remove_files(out, _read_record(path))
     shutil.rmtree(out / ".run" / "cases", ignore_errors=True)
     mark = out / RUN_MARK
     if mark.is_file():
@@ -158,6 +172,21 @@ def _list_files(out: Path, record: Record) -> list[Path]:
     """What was written of a case, within ``out``."""
     names = map(Path, record.get("files", []))
     return [out / name for name in names if not name.is_absolute() and ".." not in name.parts]
+
+
+def _remove_files(out: Path, record: Record) -> None:
+    """Remove what was written of a case, and folders of a BIDS subject that are then empty."""
+    for file in _list_files(out, record):
+        file.unlink(missing_ok=True)
+        if file.relative_to(out).parts[0].startswith("sub-"):
+            for folder in takewhile(lambda folder: folder != out, file.parents):
+                with suppress(OSError):  # something lies in it
+                    folder.rmdir()
+
+
+def _identify(source: Source) -> str:
+    """Where a case's scan lies."""
+    return hashlib.sha256(json.dumps([str(file.absolute()) for file in source.files]).encode()).hexdigest()
 
 
 def _stamp(source: Source, organ: Path | None) -> str:

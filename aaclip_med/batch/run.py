@@ -144,6 +144,7 @@ class Batch:
     def finish(self, found: Found) -> None:
         """Write the tables, the page and ``run.json`` of what is recorded, in the order of ``found``; one process at a time."""
         with FileLock(self.out / ".lock-tables"):
+            self.ledger.forget_renamed(found.sources)
             inputs = {source.name: printable(str(source.path)) for source in found.sources}
             write_table(self.out, "volumes", VOLUMES, (record["volume"] for record in self._records(found)))
             write_table(self.out, "slices", SLICES, (row for record in self._records(found) for row in record["slices"]))

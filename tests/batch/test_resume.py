@@ -226,6 +226,26 @@ def test_a_run_started_again_in_another_form_leaves_no_page_or_tree_of_the_old_o
     assert list_files(tmp_path / "out") == list_files(tmp_path / "fresh")
 
 
+@pytest.mark.parametrize("option", [[], ["--bids"]])
+def test_a_scan_that_gets_another_name_leaves_nothing_under_its_old_one(option: list[str], tmp_path: Path) -> None:
+    scans, out = tmp_path / "scans", tmp_path / "out"
+    for number, place in enumerate((scans / "a", scans / "b", tmp_path / "elsewhere")):
+        place.mkdir(parents=True)
+        draw_scan(place / f"{'other' if number == 2 else 'scan'}.nii.gz", number)
+    command = ["score", *DEMO, *option, "--out"]
+    assert main([*command, str(tmp_path / "fresh"), str(tmp_path / "elsewhere")]) == 0
+    assert main([*command, str(tmp_path / "fresh"), str(scans)]) == 0
+    assert main([*command, str(out), str(tmp_path / "elsewhere")]) == 0
+    assert main([*command, str(out), str(scans / "a")]) == 0
+    assert main([*command, str(out), str(scans)]) == 0
+    assert list_files(out) == list_files(tmp_path / "fresh")
+    assert len(list_files(out / "heatmaps")) == 3 or option
+    if option:
+        rows = (out / "participants.tsv").read_text().splitlines()[1:]
+        assert [row.split("\t")[1] for row in rows] == ["1"] * 3
+        assert len(list(out.glob("sub-*"))) == 3
+
+
 def test_files_that_no_run_wrote_survive_one_that_is_started_again(scans: Path, tmp_path: Path) -> None:
     command = ["score", str(scans / "case_00.nii.gz"), *DEMO, "--no-report", "--out", str(tmp_path)]
     own = [tmp_path / name for name in ("report.html", "dataset_description.json", "participants.tsv", "README.md")]
