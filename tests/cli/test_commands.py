@@ -330,6 +330,23 @@ def test_options_that_are_no_use_to_any_case_are_refused_before_one_is_read(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--bids --heatmap-format nrrd", "--heatmap-format nrrd: BIDS holds nii.gz alone"),
+        ("--address auto", "--address auto: of a Ray cluster"),
+        ("--workers 2 --engine onnx", "--workers 2: of a Ray cluster"),
+    ],
+)
+def test_options_that_would_do_nothing_beside_the_others_are_refused(
+    options: str, words: str, study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(study / "images"), "--adapters", "demo", "--out", str(tmp_path / "out"), *options.split()]
+    assert main(["score", *arguments]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("command", ["train", "evaluate"])
 def test_a_mask_of_another_shape_is_named(
     command: str, study: Path, adapters: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
