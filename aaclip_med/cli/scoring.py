@@ -99,6 +99,7 @@ def run_score(options: argparse.Namespace) -> int:
     cutting = make_cutting(options)
     limits = _choose_limits(options)
     shard = _choose_shard(options)
+    model = load_options(options)
     found = find_sources(options.inputs, cutting.volume, cutting.spacing_mm)
     prepare_output_folder(options.out)
     outputs = Outputs(
@@ -124,9 +125,9 @@ def run_score(options: argparse.Namespace) -> int:
     progress = choose_progress(options.progress)
     if options.engine == "ray":
         cluster = Cluster(options.address, options.workers)
-        tally = score_on_cluster(found, load_options(options), options.out, task, cluster, progress, options.overwrite)
+        tally = score_on_cluster(found, model, options.out, task, cluster, progress, options.overwrite)
     else:
-        predictor = load_predictor(**load_options(options))
+        predictor = load_predictor(**model)
         if options.engine == "onnx":
             from aaclip_med.inference.engines import load_engine
 

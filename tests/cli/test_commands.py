@@ -319,14 +319,18 @@ def test_a_faulty_volume_is_named_with_its_fault_and_leaves_no_heatmap(
 
 
 @pytest.mark.parametrize(
-    "option", ["--stride 0", "--minimum-ml -1", "--minimum-ml nan", "--spacing 0 1 1", "--spacing 1 1 inf", "--volume -1"]
+    "option",
+    [
+        *("--stride 0", "--minimum-ml -1", "--minimum-ml nan", "--spacing 0 1 1", "--spacing 1 1 inf", "--volume -1"),
+        *("--percentiles -5 200", "--percentiles 50 50", "--window 80 0", "--window 0 inf", "--slices 2 4 --plane all"),
+    ],
 )
 def test_options_that_are_no_use_to_any_case_are_refused_before_one_is_read(
     option: str, study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [str(study / "images"), "--adapters", "demo", "--out", str(tmp_path / "out"), *option.split()]
     assert main(["score", *arguments]) == 2
-    assert f"aaclip-med: {option}: " in capsys.readouterr().err
+    assert f"aaclip-med: {option.removesuffix(' --plane all')}: " in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
