@@ -122,6 +122,16 @@ def test_the_page_on_outputs_names_every_column_with_its_unit() -> None:
             assert f"| `{column.name}` | {column.unit} | {column.meaning} |" in page
 
 
+def test_the_folder_of_a_missing_organ_mask_stays_out_of_the_tables(scans: Path, tmp_path: Path) -> None:
+    hidden, out = tmp_path / "DOE^JANE", tmp_path / "out"
+    hidden.mkdir()
+    model = ["--adapters", "none", "--backbone", "tiny", "--preset", "brain-mri", "--progress", "none"]
+    assert main(["score", str(scans / "case_00.nii.gz"), *model, "--mask", str(hidden), "--out", str(out)]) == 1
+    assert "no organ mask case_00.nii.gz" in (out / "volumes.csv").read_text()
+    holding = {path.name for path in out.rglob("*") if path.is_file() and b"DOE^JANE" in path.read_bytes()}
+    assert holding <= {"run.json", "settings.json"}
+
+
 def test_names_of_folders_stay_out_of_all_tables_but_one(scans: Path, tmp_path: Path) -> None:
     hidden = tmp_path / "DOE^JANE"
     scans.rename(hidden)
