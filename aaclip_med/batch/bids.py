@@ -24,6 +24,11 @@ from aaclip_med.errors import InputError
 from aaclip_med.inference.case import ScoredCase
 
 VERSION = "1.10.0"
+TREE_FILES = (
+    *("dataset_description.json", "README.md", ".bidsignore"),
+    *("descriptions.tsv", "participants.tsv", "participants.json"),
+)
+"""What lies beside the subjects."""
 _ENTITIES = ("sub", "ses", "task", "acq", "ce", "rec", "run", "echo", "part", "space", "chunk", "res")
 """Those that the schema allows in the names of an ``anat`` segmentation, in its order."""
 _NAME = re.compile(r"sub-[A-Za-z0-9]+(?:_[a-z]+-[A-Za-z0-9]+)*_[A-Za-z0-9]+")

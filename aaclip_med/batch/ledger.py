@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
+from itertools import takewhile
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from aaclip_med.batch.bids import TREE_FILES
 from aaclip_med.batch.records import Record
 from aaclip_med.data.sources import RUN_MARK, Source
 from aaclip_med.data.writing import is_temporary, prepare_output_folder, write_json
@@ -93,7 +95,21 @@ class Ledger:
         path = self._path(source.name)
         path.parent.mkdir(exist_ok=True)
         names = [file.relative_to(self.out).as_posix() for file in files]
-        write_json(path, {"input": _stamp(source, organ), "files": names, **record})
+        write_json(path, {"scan": _identify(source), "input": _stamp(source, organ), "files": names, **record})
+
+    def forget_renamed(self, sources: Sequence[Source]) -> None:
+        """Remove what was written of scans that are called otherwise now, as where another scan of the same name came.
+
+        ``sources``: all there are. What was written of scans that are not among them stays.
+        """
+        named = {self._path(source.name) for source in sources}
+        others = [path for path in (self.folder / "cases").glob("*/[!.]*.json") if path not in named]
+        scans = {_identify(source) for source in sources} if others else set()
+        for path in others:
+            record = _read_record(path)
+            if record.get("scan") in scans:
+                _remove_files(self.out, record)
+                path.unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
         digest = hashlib.sha256(name.encode()).hexdigest()[:24]
@@ -101,25 +117,41 @@ class Ledger:
 
 
 def forget(out: Path) -> None:
-    """Begin anew: no case in ``out`` counts as done any more, and what was written of those that did is gone."""
+    """Begin anew: no case in ``out`` counts as done any more, and what the run wrote there is gone."""
     for path in (out / ".run" / "cases").rglob("*.json"):
-        for file in _list_files(out, _read_record(path)):
-            file.unlink(missing_ok=True)
+        _remove_files(out, _read_record(path))
     shutil.rmtree(out / ".run" / "cases", ignore_errors=True)
-    (out / RUN_MARK).unlink(missing_ok=True)
+    mark = out / RUN_MARK
+    if mark.is_file():
+        for name in (*_name_summaries(_read_record(mark).get("outputs", {})), RUN_MARK):
+            (out / name).unlink(missing_ok=True)
+
+
+def _name_summaries(outputs: Record) -> list[str]:
+    """What a run with these outputs writes of all cases together."""
+    tables = [f"{name}.{ending}" for name in ("volumes", "slices", "lesions", "inputs") for ending in ("csv", "parquet")]
+    page = ["report.html"] if outputs.get("report") else []
+    return [*tables, "run.json", *page, *(TREE_FILES if outputs.get("bids") else [])]
 
 
 @contextmanager
-def lock_folder(out: Path, name: str = ".lock", wait: bool = False) -> Iterator[None]:
-    """Keep a second run out of ``out``, or ``wait`` for it; the system lets go of a lock when its process ends, in any way.
+def lock_folder(out: Path, number: int = 0, count: int = 1) -> Iterator[None]:
+    """Keep every other run out of ``out``, except the other shards of the same ``count``.
+
+    The system lets go of a lock when its process ends, in any way.
 
     Raises:
         InputError: another run is at work there.
     """
-    lock = FileLock(out / name)
+    lock = FileLock(out / f".lock-{number}-of-{count}")
     try:
-        lock.acquire(timeout=-1 if wait else 0)
+        with FileLock(out / ".lock"):  # or two that begin at once would not see each other
+            lock.acquire(timeout=0)
+            for other in out.glob(".lock-*-of-*"):
+                if not other.name.endswith(f"-of-{count}"):
+                    FileLock(other).acquire(timeout=0).lock.release()
     except Timeout:
+        lock.release()
         raise InputError(f"{out}: another run is writing there; wait for it, or choose another --out") from None
     try:
         yield
@@ -140,6 +172,21 @@ def _list_files(out: Path, record: Record) -> list[Path]:
     """What was written of a case, within ``out``."""
     names = map(Path, record.get("files", []))
     return [out / name for name in names if not name.is_absolute() and ".." not in name.parts]
+
+
+def _remove_files(out: Path, record: Record) -> None:
+    """Remove what was written of a case, and folders of a BIDS subject that are then empty."""
+    for file in _list_files(out, record):
+        file.unlink(missing_ok=True)
+        if file.relative_to(out).parts[0].startswith("sub-"):
+            for folder in takewhile(lambda folder: folder != out, file.parents):
+                with suppress(OSError):  # something lies in it
+                    folder.rmdir()
+
+
+def _identify(source: Source) -> str:
+    """Where a case's scan lies."""
+    return hashlib.sha256(json.dumps([str(file.absolute()) for file in source.files]).encode()).hexdigest()
 
 
 def _stamp(source: Source, organ: Path | None) -> str:

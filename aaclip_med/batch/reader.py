@@ -1,7 +1,7 @@
 """Scans are read in a process of their own, so that a crash, a hang or a blow-up of memory costs one case and not the run.
 
-``python -m aaclip_med.batch.reader MEGABYTES PARENT`` is that process: pickled sources come in on its standard input, pickled
-volumes or errors go out on its standard output. It ends when its input does, or when process PARENT is gone.
+``main`` is that process: pickled sources come in on its standard input, pickled volumes or errors go out on its standard
+output. It ends when its input does, or when its parent is gone.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from aaclip_med.arrays import count_memory, is_large, limit_memory
+from aaclip_med.children import name_command
 from aaclip_med.data.slices import read_organ
 from aaclip_med.data.sources import Source
 from aaclip_med.data.volumes import Volume
@@ -101,7 +102,7 @@ class Reader:
         return f"the reader died on it ({reason}): the file is damaged, or memory ran out; check it, or copy it again"
 
     def _start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "aaclip_med.batch.reader", str(self.limits.megabytes), str(os.getpid())]
+        command = name_command(__name__, self.limits.megabytes, os.getpid())
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
     def end(self) -> None:
@@ -176,7 +177,7 @@ def _watch(parent: int, end: Callable[[int], Any] = os._exit) -> None:
 
 
 def main(megabytes: int, parent: int) -> None:
-    """Serve the parent process. Ctrl-C is for the parent alone."""
+    """Serve process ``parent``, within ``megabytes`` of memory (0: no limit). Ctrl-C is for the parent alone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
     if megabytes and sys.platform != "win32":
@@ -187,7 +188,3 @@ def main(megabytes: int, parent: int) -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print does not get among the answers
     _serve(sys.stdin.buffer, answers)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))

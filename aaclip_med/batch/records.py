@@ -29,7 +29,7 @@ VOXEL = "voxel index"
 
 VOLUMES = (
     CASE,
-    Column("score", "number", "0 to 1", "mean of the three highest slice scores"),
+    Column("score", "number", "0 to 1", "heat of the three highest slice scores, averaged in log odds"),
     Column("p_value", "number", "0 to 1", "conformal: for a normal case the chance of p <= a is at most a; empty uncalibrated"),
     Column("percentile", "number", "%", "share of the calibration's normal volumes that score lower; empty uncalibrated"),
     Column("candidates", "count", "", "connected regions at or above the threshold"),
@@ -51,7 +51,7 @@ VOLUMES = (
 SLICES = (
     CASE,
     Column("slice", "count", VOXEL, "along the axis of the slices"),
-    Column("score", "number", "0 to 1", "highest heat of the slice's map"),
+    Column("score", "number", "0 to 1", "highest heat of the model's map, before enlarging; refined: smoothed over neighbours"),
     Column("detection_score", "number", "0 to 1", "the model's detection head; empty where planes were fused"),
     CALIBRATED,
     DEMONSTRATION,

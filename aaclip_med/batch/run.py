@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from aaclip_med.batch.account import Account
 from aaclip_med.batch.ledger import Ledger, lock_folder
 from aaclip_med.batch.outputs import CaseWriter, Outputs
@@ -142,7 +144,8 @@ class Batch:
 
     def finish(self, found: Found) -> None:
         """Write the tables, the page and ``run.json`` of what is recorded, in the order of ``found``; one process at a time."""
-        with lock_folder(self.out, ".lock-tables", wait=True):
+        with FileLock(self.out / ".lock-tables"):
+            self.ledger.forget_renamed(found.sources)
             inputs = {source.name: printable(str(source.path)) for source in found.sources}
             write_table(self.out, "volumes", VOLUMES, (record["volume"] for record in self._records(found)))
             write_table(self.out, "slices", SLICES, (row for record in self._records(found) for row in record["slices"]))
@@ -222,10 +225,9 @@ def score_sources(
     """
     task, progress, shard = task or Task(), progress or Quiet(), shard or Shard()
     out = prepare_output_folder(out)
-    alone = shard.count == 1
-    with lock_folder(out, ".lock" if alone else f".lock-{shard.number}-of-{shard.count}"):
+    with lock_folder(out, shard.number, shard.count):
         batch = Batch(predictor, out, task, overwrite)
-        if alone:
+        if shard.count == 1:
             batch.ledger.sweep()
         sources = shard.take(found.sources)
         with progress.of(len(sources)):

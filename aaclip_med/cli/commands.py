@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -105,6 +106,7 @@ def run_demo(options: argparse.Namespace) -> int:
 
 def make_cutting(options: argparse.Namespace) -> Any:
     """How cases are cut. Refuses options that are no use to any case before one is read."""
+    from aaclip_med.data.fusion import ALL_PLANES
     from aaclip_med.inference.cutting import Cutting
 
     mask = Path(options.mask) if options.mask else None
@@ -113,6 +115,8 @@ def make_cutting(options: argparse.Namespace) -> Any:
     slices = tuple(options.slices) if getattr(options, "slices", None) else None
     if slices is not None and not 0 <= slices[0] <= slices[1]:
         raise InputError(f"--slices {slices[0]} {slices[1]}: first and last, counted from 0")
+    if slices is not None and options.plane == ALL_PLANES:
+        raise InputError(f"--slices {slices[0]} {slices[1]}: plane 'all' is for whole volumes; name one plane")
     spacing = tuple(options.spacing) if getattr(options, "spacing", None) else None
     if spacing is not None and not all(0 < step < float("inf") for step in spacing):
         raise InputError(f"--spacing {' '.join(f'{step:g}' for step in spacing)}: three positive numbers, in mm")
@@ -129,11 +133,21 @@ def make_cutting(options: argparse.Namespace) -> Any:
 
 
 def _window(options: argparse.Namespace) -> Window | None:
-    for kind, limits in (("hu", getattr(options, "window", None)), ("percentile", getattr(options, "percentiles", None))):
-        if limits is not None:
-            if not limits[0] < limits[1]:
-                raise InputError(f"window {limits[0]:g} {limits[1]:g}: its high must be above its low")
-            return Window(kind, *limits)  # type: ignore[arg-type]
+    """The window asked for; None: the preset's.
+
+    Raises:
+        InputError: it is empty, or percentiles are not from 0 to 100.
+    """
+    if (limits := getattr(options, "window", None)) is not None:
+        low, high = limits
+        if not -math.inf < low < high < math.inf:
+            raise InputError(f"--window {low:g} {high:g}: two numbers, the second above the first")
+        return Window("hu", low, high)
+    if (limits := getattr(options, "percentiles", None)) is not None:
+        low, high = limits
+        if not 0 <= low < high <= 100:
+            raise InputError(f"--percentiles {low:g} {high:g}: two numbers from 0 to 100, the second above the first")
+        return Window("percentile", low, high)
     return None
 
 

@@ -95,9 +95,11 @@ def run_score(options: argparse.Namespace) -> int:
     from aaclip_med.data.writing import prepare_output_folder
     from aaclip_med.inference.predictor import load_predictor
 
+    _refuse_idle(options)
     cutting = make_cutting(options)
     limits = _choose_limits(options)
     shard = _choose_shard(options)
+    model = load_options(options)
     found = find_sources(options.inputs, cutting.volume, cutting.spacing_mm)
     prepare_output_folder(options.out)
     outputs = Outputs(
@@ -123,9 +125,9 @@ def run_score(options: argparse.Namespace) -> int:
     progress = choose_progress(options.progress)
     if options.engine == "ray":
         cluster = Cluster(options.address, options.workers)
-        tally = score_on_cluster(found, load_options(options), options.out, task, cluster, progress, options.overwrite)
+        tally = score_on_cluster(found, model, options.out, task, cluster, progress, options.overwrite)
     else:
-        predictor = load_predictor(**load_options(options))
+        predictor = load_predictor(**model)
         if options.engine == "onnx":
             from aaclip_med.inference.engines import load_engine
 
@@ -137,6 +139,19 @@ def run_score(options: argparse.Namespace) -> int:
         if found.passed_over:
             print(f"{len(found.passed_over)} passed over as no scans of this run; see run.json")
     return judge(tally.failed, tally.done)
+
+
+def _refuse_idle(options: argparse.Namespace) -> None:
+    """Refuse options that beside the others say nothing.
+
+    Raises:
+        InputError: there is one.
+    """
+    if options.bids and options.heatmap_format != "nii.gz":
+        raise InputError(f"--heatmap-format {options.heatmap_format}: BIDS holds nii.gz alone; remove it, or --bids")
+    for name in ("address", "workers"):
+        if options.engine != "ray" and (value := getattr(options, name)):
+            raise InputError(f"--{name} {value}: of a Ray cluster; add --engine ray, or remove it")
 
 
 def _choose_limits(options: argparse.Namespace) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +19,11 @@ Spacing = tuple[float, float, float]
 RUN_MARK = ".run/settings.json"
 """In the output folder of a run over many cases."""
 _RESULT = "a result of an earlier run"
+_WRITTEN = re.compile(
+    r"heatmaps/.*_heatmap\..*|masks/.*_mask\..*|labels/.*_labels\..*|dicom/.*_(seg|pm|sr)\.dcm"
+    r"|sub-.*_(label-lesion_probseg|desc-lesions_dseg|desc-lesions_mask)\.nii\.gz"
+)
+"""What a run calls its images, below its output folder."""
 
 
 @dataclass(frozen=True)
@@ -125,11 +131,15 @@ def _holds(folder: Path, is_one: Callable[[Path], bool]) -> bool:
 
 
 def is_result(path: Path, named: Sequence[Path]) -> bool:
-    """Whether a file found in a folder lies in the output of a run; a folder or file that is named itself is taken as it is."""
+    """Whether a file found in a folder lies in the output of a run; a folder or file that is named itself is taken as it is.
+
+    Where the named folder is itself the output of a run, scans may lie there too: only what a run writes is a result.
+    """
     for folder in path.parents:
+        is_output = (folder / RUN_MARK).is_file()
         if path in named or folder in named:
-            return False
-        if (folder / RUN_MARK).is_file():
+            return is_output and _WRITTEN.fullmatch(path.relative_to(folder).as_posix()) is not None
+        if is_output:
             return True
     return False
 

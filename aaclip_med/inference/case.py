@@ -22,8 +22,8 @@ UNCALIBRATED_THRESHOLD = 0.5
 class ScoredCase:
     """heatmap: (I, J, K) float32 in [0, 1]. axis: along which slices are counted. slices, slice_scores, detection: (S,) each.
 
-    score: the volume's; p_value and percentile (of normal volumes): None where uncalibrated. labels: (I, J, K), each
-    candidate's voxels hold its id, others 0.
+    slice_scores, and score, the volume's, are rescaled to heat after pooling in log odds. p_value and percentile (of normal
+    volumes): None where uncalibrated. labels: (I, J, K), each candidate's voxels hold its id, others 0.
     """
 
     heatmap: Array

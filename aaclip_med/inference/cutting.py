@@ -48,7 +48,7 @@ class Cutting:
             return self.masks
         found = [path for ending in ENDINGS if (path := self.masks / f"{name}{ending}").is_file()]
         if not found:
-            raise InputError(f"{name}: no organ mask {name}.nii.gz in {self.masks}; name it as the case")
+            raise InputError(f"{name}: no organ mask {name}.nii.gz in the folder of masks; name it as the case")
         return found[0]
 
     def check_names(self, cases: Iterable[Case]) -> None:

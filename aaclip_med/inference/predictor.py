@@ -53,7 +53,8 @@ class Prediction:
 
     heatmap: (I, J, K) float32 in the volume's own grid; empty slices and everything outside the organ hold the volume's
     lowest value. axis: the array axis along which slices are counted. slices: the numbers of the scored slices;
-    slice_scores and detection: (S,) each; score: the mean of the three highest slice scores.
+    slice_scores, pooled of the maps as ``Refinement.describe_pooling`` says, and detection: (S,) each; score: the mean of the
+    three highest slice scores.
     """
 
     heatmap: Array

@@ -115,11 +115,36 @@ def test_a_damaged_series_is_a_failed_row_and_what_is_passed_over_is_said(
     assert "<dt>Passed over</dt><dd>1 that" in (out / "report.html").read_text()
 
 
+def test_a_volumes_score_is_its_three_highest_slices_averaged_in_log_odds_as_the_words_say(
+    scans: Path, tmp_path: Path, read_tables: Callable[[Path], dict[str, Table]]
+) -> None:
+    model = ["--adapters", "none", "--backbone", "tiny", "--preset", "brain-mri", "--progress", "none"]
+    assert main(["score", str(scans), *model, "--out", str(tmp_path)]) == 3
+    tables = read_tables(tmp_path)
+    for row in tables["volumes"]:
+        if row["status"] == "ok":
+            heat = np.sort([float(line["score"]) for line in tables["slices"] if line["case"] == row["case"]])[-3:]
+            pooled = np.log(heat / (1 - heat)).mean()
+            assert float(row["score"]) == pytest.approx(1 / (1 + np.exp(-pooled)), rel=1e-3)
+    assert "averaged in log odds" in next(column.meaning for column in VOLUMES if column.name == "score")
+    assert "averaged in log odds" in (tmp_path / "report.html").read_text()
+
+
 def test_the_page_on_outputs_names_every_column_with_its_unit() -> None:
     page = (DOCS / "outputs.md").read_text()
     for columns in (VOLUMES, SLICES, LESIONS, INPUTS):
         for column in columns:
             assert f"| `{column.name}` | {column.unit} | {column.meaning} |" in page
+
+
+def test_the_folder_of_a_missing_organ_mask_stays_out_of_the_tables(scans: Path, tmp_path: Path) -> None:
+    hidden, out = tmp_path / "DOE^JANE", tmp_path / "out"
+    hidden.mkdir()
+    model = ["--adapters", "none", "--backbone", "tiny", "--preset", "brain-mri", "--progress", "none"]
+    assert main(["score", str(scans / "case_00.nii.gz"), *model, "--mask", str(hidden), "--out", str(out)]) == 1
+    assert "no organ mask case_00.nii.gz" in (out / "volumes.csv").read_text()
+    holding = {path.name for path in out.rglob("*") if path.is_file() and b"DOE^JANE" in path.read_bytes()}
+    assert holding <= {"run.json", "settings.json"}
 
 
 def test_names_of_folders_stay_out_of_all_tables_but_one(scans: Path, tmp_path: Path) -> None:

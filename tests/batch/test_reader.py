@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+import aaclip_med
 from aaclip_med.batch.reader import Limits, Reader, StoppedError
 from aaclip_med.cli.main import main
 from aaclip_med.data.sources import Source, find_sources
@@ -33,6 +36,22 @@ def scan(tmp_path: Path) -> Path:
     """A sound scan."""
     draw_scan(tmp_path / "scan.nii.gz", 0)
     return tmp_path / "scan.nii.gz"
+
+
+def test_a_module_in_the_working_folder_is_not_run(scan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("nibabel", "numpy", "json"):
+        (scan.parent / f"{name}.py").write_text("open('has run', 'w')")
+    monkeypatch.chdir(scan.parent)
+    assert main(["score", scan.name, *DEMO, "--out", "out"]) == 0
+    assert not Path("has run").exists()
+
+
+def test_a_package_found_in_the_working_folder_is_the_reader_s_too() -> None:
+    root = Path(aaclip_med.__file__).parents[1]
+    program = "from aaclip_med.children import name_command; print(name_command('aaclip_med.batch.reader')[2])"
+    here = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    run = subprocess.run([sys.executable, "-c", program], cwd=root, env=here, capture_output=True, text=True, check=True)
+    assert f"sys.path[:] = ['{root}', " in run.stdout
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from aaclip_med.batch.ledger import lock_folder
+from aaclip_med.batch.ledger import forget, lock_folder
 from aaclip_med.cli.main import main
 from tests.batch.conftest import DEMO, OBLIQUE, Table, draw_scan
 
@@ -128,13 +128,27 @@ def test_another_refinement_of_adapters_without_a_calibration_is_refused(
     assert "other settings (refinement)" in capsys.readouterr().err
 
 
-def test_two_runs_do_not_share_a_folder(scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("options", [[], ["--overwrite"], ["--engine", "ray"], ["--shard", "0/2"], ["--shard", "1/4"]])
+@pytest.mark.parametrize("at_work", [(0, 1), (0, 2)])
+def test_two_runs_do_not_share_a_folder(
+    at_work: tuple[int, int], options: list[str], scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    with lock_folder(out):
-        assert main(["score", str(scans), *DEMO, "--out", str(out)]) == 2
+    remains = out / ".0123abcd.of_the_run_at_work"
+    remains.touch()
+    with lock_folder(out, *at_work):
+        assert main(["score", str(scans), *DEMO, *options, "--out", str(out)]) == 2
     assert "another run is writing there" in capsys.readouterr().err
     assert not (out / "volumes.csv").exists()
+    assert remains.exists()
+
+
+def test_shards_of_one_run_share_a_folder_and_a_lone_run_follows_them(scans: Path, tmp_path: Path) -> None:
+    command = ["score", str(scans / "case_00.nii.gz"), *DEMO, "--out", str(tmp_path)]
+    with lock_folder(tmp_path, 1, 2):
+        assert main([*command, "--shard", "0/2"]) == 0
+    assert main(command) == 0
 
 
 def test_a_case_that_changed_and_can_no_longer_be_scored_leaves_no_older_result(
@@ -170,6 +184,20 @@ def test_results_of_a_run_are_not_scored_as_scans(scans: Path, tmp_path: Path, r
     shutil.rmtree(scans / "results")
 
 
+@pytest.mark.parametrize("option", [[], ["--bids"], ["--heatmap-format", "nrrd"]])
+def test_a_run_into_a_folder_that_is_an_input_never_scores_its_own_results(
+    option: list[str], tmp_path: Path, read_tables: Read
+) -> None:
+    folder, beside = tmp_path / "scans", tmp_path / "beside"
+    for number, place in enumerate((folder, folder / "masks", folder / "sub-1", beside)):
+        place.mkdir()
+        draw_scan(place / f"p{number}.nii.gz", number)
+    command = ["score", str(folder), str(beside), *DEMO, *option, "--out", str(folder)]
+    for _ in range(3):
+        assert main(command) == 0
+        assert sorted(row["case"] for row in read_tables(folder)["volumes"]) == ["p0", "p1", "p2", "p3"]
+
+
 def test_a_run_that_is_started_again_leaves_nothing_of_the_old_one(scans: Path, tmp_path: Path) -> None:
     command = ["score", str(scans), *DEMO, "--out", str(tmp_path / "out")]
     assert main([*command, "--heatmap-format", "mha"]) == 3
@@ -183,6 +211,55 @@ def test_a_run_that_is_started_again_leaves_nothing_of_the_old_one(scans: Path, 
     assert beside.is_file()
     assert not [name for name in written if name.endswith(".mha") or name.startswith("case_01")]
     assert len([path for path in (tmp_path / "out" / ".run" / "previews").rglob("*") if path.is_file()]) == 10
+
+
+def list_files(folder: Path) -> set[str]:
+    """Every file that is no lock, by its path in ``folder``."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".lock")}
+
+
+def test_a_run_started_again_in_another_form_leaves_no_page_or_tree_of_the_old_one(scans: Path, tmp_path: Path) -> None:
+    command = ["score", str(scans / "case_00.nii.gz"), *DEMO, "--out"]
+    assert main([*command, str(tmp_path / "fresh"), "--no-report"]) == 0
+    assert main([*command, str(tmp_path / "out"), "--bids"]) == 0
+    assert main([*command, str(tmp_path / "out"), "--no-report", "--overwrite"]) == 0
+    assert list_files(tmp_path / "out") == list_files(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("option", [[], ["--bids"]])
+def test_a_scan_that_gets_another_name_leaves_nothing_under_its_old_one(option: list[str], tmp_path: Path) -> None:
+    scans, out = tmp_path / "scans", tmp_path / "out"
+    for number, place in enumerate((scans / "a", scans / "b", tmp_path / "elsewhere")):
+        place.mkdir(parents=True)
+        draw_scan(place / f"{'other' if number == 2 else 'scan'}.nii.gz", number)
+    command = ["score", *DEMO, *option, "--out"]
+    assert main([*command, str(tmp_path / "fresh"), str(tmp_path / "elsewhere")]) == 0
+    assert main([*command, str(tmp_path / "fresh"), str(scans)]) == 0
+    assert main([*command, str(out), str(tmp_path / "elsewhere")]) == 0
+    assert main([*command, str(out), str(scans / "a")]) == 0
+    assert main([*command, str(out), str(scans)]) == 0
+    assert list_files(out) == list_files(tmp_path / "fresh")
+    assert len(list_files(out / "heatmaps")) == 3 or option
+    if option:
+        rows = (out / "participants.tsv").read_text().splitlines()[1:]
+        assert [row.split("\t")[1] for row in rows] == ["1"] * 3
+        assert len(list(out.glob("sub-*"))) == 3
+
+
+def test_files_that_no_run_wrote_survive_one_that_is_started_again(scans: Path, tmp_path: Path) -> None:
+    command = ["score", str(scans / "case_00.nii.gz"), *DEMO, "--no-report", "--out", str(tmp_path)]
+    own = [tmp_path / name for name in ("report.html", "dataset_description.json", "participants.tsv", "README.md")]
+    for path in own:
+        path.write_text("the user's own")
+    assert main(command) == 0
+    assert main([*command, "--overwrite"]) == 0
+    assert [path.read_text() for path in own] == ["the user's own"] * 4
+
+
+def test_a_run_started_again_and_stopped_leaves_no_table_of_the_old_one(scans: Path, tmp_path: Path) -> None:
+    assert main(["score", str(scans / "case_00.nii.gz"), *DEMO, "--out", str(tmp_path / "out")]) == 0
+    forget(tmp_path / "out")
+    assert list_files(tmp_path / "out") == set()
 
 
 def test_nothing_outside_the_folder_is_removed_whatever_a_record_says(scans: Path, tmp_path: Path) -> None:

@@ -346,13 +346,9 @@ def test_a_faulty_volume_is_named_with_its_fault_and_leaves_no_heatmap(
 @pytest.mark.parametrize(
     "option",
     [
-        "--stride 0",
-        "--minimum-ml -1",
-        "--minimum-ml nan",
-        "--minimum-ml inf",
-        "--spacing 0 1 1",
-        "--spacing 1 1 inf",
-        "--volume -1",
+        *("--stride 0", "--minimum-ml -1", "--minimum-ml nan", "--minimum-ml inf", "--volume -1", "--spacing 0 1 1"),
+        *("--spacing 1 1 inf", "--percentiles -5 200", "--percentiles 50 50", "--window 80 0", "--window 0 inf"),
+        "--slices 2 4 --plane all",
     ],
 )
 def test_options_that_are_no_use_to_any_case_are_refused_before_one_is_read(
@@ -360,7 +356,24 @@ def test_options_that_are_no_use_to_any_case_are_refused_before_one_is_read(
 ) -> None:
     arguments = [str(study / "images"), "--adapters", "demo", "--out", str(tmp_path / "out"), *option.split()]
     assert main(["score", *arguments]) == 2
-    assert f"aaclip-med: {option}: " in capsys.readouterr().err
+    assert f"aaclip-med: {option.removesuffix(' --plane all')}: " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--bids --heatmap-format nrrd", "--heatmap-format nrrd: BIDS holds nii.gz alone"),
+        ("--address auto", "--address auto: of a Ray cluster"),
+        ("--workers 2 --engine onnx", "--workers 2: of a Ray cluster"),
+    ],
+)
+def test_options_that_would_do_nothing_beside_the_others_are_refused(
+    options: str, words: str, study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(study / "images"), "--adapters", "demo", "--out", str(tmp_path / "out"), *options.split()]
+    assert main(["score", *arguments]) == 2
+    assert words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -398,7 +411,7 @@ def test_a_full_disk_ends_scoring_with_one_line_and_no_half_file(study: Path, ad
     assert [line for line in done.stderr.splitlines() if line.startswith("aaclip-med:")] != []
     assert "head_1_heatmap.nii.gz" in done.stderr
     assert "Traceback" not in done.stderr
-    assert {path.name for path in out.rglob("*") if path.is_file()} <= {".lock", "settings.json"}
+    assert {path.name for path in out.rglob("*") if path.is_file()} <= {".lock", ".lock-0-of-1", "settings.json"}
 
 
 def test_masks_and_earlier_heatmaps_in_a_folder_are_not_scored(study: Path, adapters: Path, tmp_path: Path) -> None:

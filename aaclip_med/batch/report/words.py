@@ -49,8 +49,8 @@ def explain(account: Mapping[str, Any]) -> list[str]:
         heat = "Heat is the model's own probability of abnormal. It keeps order, but it is not calibrated, and there is no p."
     return [
         heat,
-        "A case's score is the mean of its three hottest slices, on the scale of heat. A candidate is a connected region at or "
-        "above the operating point.",
+        "A case's score is that of its three hottest slices, averaged in log odds, on the scale of heat. A candidate is a "
+        "connected region at or above the operating point.",
         "Pictures are reduced, and long scans are shown by a selection of their slices; the heatmap files hold all. Axial and "
         "coronal slices have the patient's right on the left, sagittal ones anterior. OCT and pictures are as stored.",
         "In the picture, the wheel, a drag, a swipe or the arrow keys change the slice, Page Up and Page Down leap, Home and "

@@ -1,8 +1,8 @@
 """Native decoders in a process of their own, so that a damaged stream costs one file and not the program.
 
 GDCM, for one, ends its process (SIGSEGV, SIGABRT) at about 2 % of randomly damaged JPEG, JPEG-LS and JPEG 2000 streams.
-``python -m aaclip_med.data.dicom.guard`` is the process: pickled data sets come in on its standard input; on its standard
-output a JSON line goes out for each, and after it the pixels.
+``main`` is the process: pickled data sets come in on its standard input; on its standard output a JSON line goes out for
+each, and after it the pixels.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from pydicom.dataset import Dataset
 
+from aaclip_med.children import name_command
 from aaclip_med.data.dicom.headers import UNREADABLE, number, quiet
 from aaclip_med.errors import InputError
 
@@ -78,11 +79,9 @@ class Guard:
         if self._process is not None and self._process.poll() is not None:  # died while it had nothing to do
             self.end()
         if self._process is None:
-            command = [sys.executable, "-m", "aaclip_med.data.dicom.guard"]
-            paths = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
             pipe, null = subprocess.PIPE, subprocess.DEVNULL
             try:
-                process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=null, env={**os.environ, **paths})
+                process = subprocess.Popen(name_command(__name__), stdin=pipe, stdout=pipe, stderr=null)
             except OSError as error:
                 raise InputError(f"the decoder, {sys.executable}, cannot be started ({error.strerror})") from None
             self._process, self._owner = process, os.getpid()
@@ -192,7 +191,3 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what decoders print does not get among the pixels
     _serve(sys.stdin.buffer, answers)
-
-
-if __name__ == "__main__":
-    main()

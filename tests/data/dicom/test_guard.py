@@ -15,6 +15,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.encaps import encapsulate
 
+from aaclip_med.children import name_command
 from aaclip_med.data.dicom import list_series, read_series
 from aaclip_med.data.dicom.guard import Guard
 from aaclip_med.errors import InputError
@@ -96,9 +97,19 @@ def test_decoding_that_takes_too_long_is_given_up(guard: Guard, save_slice: Save
     np.testing.assert_array_equal(guard.decode(ds), PIXELS)
 
 
+def test_the_decoder_imports_nothing_from_the_working_folder(
+    guard: Guard, save_slice: SaveSlice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ds = dcmread(compress(save_slice("a", PIXELS), gdcm.TransferSyntax.JPEG2000Lossless))
+    for name in ("numpy", "pydicom", "json"):
+        (tmp_path / f"{name}.py").write_text("open('has run', 'w')")
+    monkeypatch.chdir(tmp_path)
+    np.testing.assert_array_equal(guard.decode(ds), PIXELS)
+    assert not Path("has run").exists()
+
+
 def test_the_process_ends_when_its_parent_does() -> None:
-    command = [sys.executable, "-m", "aaclip_med.data.dicom.guard"]
-    subprocess.run(command, stdin=subprocess.DEVNULL, check=True, timeout=60)
+    subprocess.run(name_command("aaclip_med.data.dicom.guard"), stdin=subprocess.DEVNULL, check=True, timeout=60)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such limits")
