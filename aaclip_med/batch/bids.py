@@ -50,6 +50,24 @@ _PARTICIPANTS = {
 }
 
 
+def refuse_foreign(root: Path) -> None:
+    """Keep a data set that somebody else made, as the scans' own, from getting the files of a tree.
+
+    Raises:
+        InputError: ``root`` has such a file, and is no tree of this program.
+    """
+    try:
+        described = json.loads((root / "dataset_description.json").read_text(encoding="utf-8"))
+        if PROGRAM in [maker["Name"] for maker in described["GeneratedBy"]]:
+            return
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # no description, or none of ours
+    held = next((root / name for name in TREE_FILES if (root / name).exists()), None)
+    if held is not None:
+        place = root / "derivatives" / PROGRAM
+        raise InputError(f"{held}: not of this program, and would be replaced; choose another --out, such as {place}")
+
+
 class BidsTree:
     """Derivatives in the folder ``root``: what the whole set says is written at once, then one case after another."""
 

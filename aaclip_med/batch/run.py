@@ -12,6 +12,7 @@ from typing import Any
 from filelock import FileLock
 
 from aaclip_med.batch.account import Account
+from aaclip_med.batch.bids import refuse_foreign
 from aaclip_med.batch.ledger import Ledger, lock_folder
 from aaclip_med.batch.outputs import CaseWriter, Outputs
 from aaclip_med.batch.pipeline import Pipeline
@@ -88,8 +89,8 @@ class Batch:
         """Take up the run in ``out``, or begin one.
 
         Raises:
-            InputError: ``out`` holds a run with other settings, or the calibration was made on other cuts or knows no such
-                operating point.
+            InputError: ``out`` holds a run with other settings or others' BIDS data set, or the calibration was made on other
+                cuts or knows no such operating point.
             OutputError: the folder cannot be written to.
         """
         cutting = task.cutting
@@ -98,6 +99,8 @@ class Batch:
         self.out = prepare_output_folder(out)
         self.task = task
         self.point = choose_operating_point(predictor, task.aim, task.minimum_ml)
+        if task.outputs.bids:
+            refuse_foreign(self.out)
         self.ledger = Ledger(self.out, _describe_settings(predictor, task, self.point), overwrite)
         checkpoint = predictor.checkpoint
         self.account = Account(

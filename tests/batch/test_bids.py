@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aaclip_med.batch.account import Account
-from aaclip_med.batch.bids import BidsTree, find_entities
+from aaclip_med.batch.bids import BidsTree, find_entities, refuse_foreign
+from aaclip_med.cli.main import main
 from aaclip_med.data.sources import find_sources
 from aaclip_med.data.volumes import Volume
 from aaclip_med.errors import InputError
@@ -101,6 +102,32 @@ def test_a_tree_has_the_files_of_every_case_and_of_the_set(study: Path, tmp_path
     participants = {row["participant_id"]: row for row in read_table(root / "participants.tsv")}
     assert participants.keys() == {name.split("/")[0] for name in below}
     assert participants["sub-01"] == {"participant_id": "sub-01", "scans": "2", "score": "0.875", "candidates": "4"}
+
+
+@pytest.mark.parametrize("name", ["dataset_description.json", "README.md", "participants.tsv"])
+def test_the_scans_own_data_set_is_not_written_over(study: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (study / name).write_text('{"Name": "scans", "BIDSVersion": "1.10.0"}', encoding="utf-8")
+    before = list_files(study)
+    command = [
+        "score",
+        str(study),
+        "--adapters",
+        "demo",
+        "--preset",
+        "brain-mri",
+        "--device",
+        "cpu",
+        "--bids",
+        "--out",
+        str(study),
+    ]
+    assert main(command) == 2
+    assert f"{study / name}: not of this program" in capsys.readouterr().err
+    assert {name: content for name, content in list_files(study).items() if not name.startswith(".lock")} == before
+    refuse_foreign(study / "derivatives")
+    (study / name).unlink()
+    BidsTree(study, ACCOUNT)
+    refuse_foreign(study)
 
 
 def test_images_lie_on_the_scan_and_hold_heat_labels_and_mask(study: Path, tmp_path: Path) -> None:
