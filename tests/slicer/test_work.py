@@ -232,6 +232,18 @@ def test_lines_that_are_no_json_and_warnings_reach_the_log() -> None:
     assert {"hello", "beware"} <= {event.text for event in events if event.kind == "log"}
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python looks in the working folder before 3.11, whatever it is told")
+def test_modules_in_the_folder_that_slicer_was_started_in_are_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "colorsys.py").write_text("print('planted')", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    work = Program("import colorsys; print(colorsys.rgb_to_hsv(0, 0, 1))")
+    work.start()
+    events, _ = run_loop(work)
+    heard = [event.text for event in events if event.kind == "log"]
+    assert "planted" not in heard
+    assert any("1" in text for text in heard)
+
+
 def test_another_python_does_not_inherit_slicers_paths() -> None:
     assert clean_environment({"PYTHONHOME": "a", "PYTHONPATH": "b", "LD_LIBRARY_PATH": "c", "HOME": "d"}) == {"HOME": "d"}
 

@@ -46,7 +46,8 @@ class Child:
         environment: dict[str, str] | None = None,
     ) -> None:
         variables = dict(os.environ if environment is None else environment)
-        variables |= {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+        # The last keeps Python from running a numpy.py that lies in the folder Slicer was started in (3.11 or newer).
+        variables |= {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", "PYTHONSAFEPATH": "1"}
         options: dict[str, object] = {}
         if os.name == "nt":
             options["creationflags"] = subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP
