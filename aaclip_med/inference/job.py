@@ -162,7 +162,9 @@ def _read_organ(folder: Path, name: str, like: Volume) -> Array:
         raise InputError(f"organ '{name}': a plain file name is needed")
     if path.suffix != ".npy":
         return read_organ(path, like)
-    organ = np.ascontiguousarray(_load_array(path).T) > 0
+    given = _load_array(path)
+    check_voxels(name, given, allow_blank=True)
+    organ = np.ascontiguousarray(given.T) > 0
     if organ.shape != like.array.shape:
         raise InputError(f"the organ mask's shape is {organ.shape}, the volume's {like.array.shape} (I, J, K)")
     if not organ.any():

@@ -209,6 +209,18 @@ def test_voxels_beyond_float32_fail_their_job_whatever_the_format(client: Client
     assert f"volume{ending}: voxels that are too large for float32" in status["error"]
 
 
+@pytest.mark.parametrize("ending", [".npy", ".nii.gz"])
+def test_an_organ_mask_with_holes_of_nan_fails_its_job_whatever_the_format(client: Client, tmp_path: Path, ending: str) -> None:
+    scan = draw_volume()
+    organ = np.ones(scan.shape, np.float32)
+    organ[3, 3, 3] = np.nan
+    mask = (f"mask{ending}", encode(organ, ending, tmp_path))
+    status = client.wait(client.submit(encode(scan, ending, tmp_path), f"x{ending}", organ=mask).json()["id"])
+    assert status["state"] == "failed"
+    assert "NaN" in status["error"]
+    assert f"organ{ending}" in status["error"]
+
+
 def test_a_slow_upload_blocks_nobody_and_a_broken_one_leaves_nothing(client: Client) -> None:
     before = sorted(client.service.scratch.iterdir())
     slow = []
