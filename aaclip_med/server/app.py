@@ -247,10 +247,13 @@ _FORM = {
 }
 
 
-@_routes.post("/jobs", status_code=202, openapi_extra=_FORM, responses=_problems(408, 413, 422, 429, 507))
+@_routes.post("/jobs", status_code=202, openapi_extra=_FORM, responses=_problems(408, 413, 422, 429, 503, 507))
 async def submit_job(request: Request, service: ServiceHere) -> JobStatus:
     """Submit a volume."""
     intake = Intake(request, service.settings.max_upload_bytes)
+    if all(one.state == "stopped" for one in service.supervisors):
+        await intake.drain()
+        raise HTTPException(503, "no worker is left to do a job; the server's log says why, and it has to be started anew")
     try:
         service.jobs.check_room()
         if service.uploads >= service.settings.uploads:

@@ -102,6 +102,7 @@ def test_the_health_tells_of_a_supervisor_that_a_fault_has_ended(tmp_path: Path)
     assert _await_end(job) == "failed"
     await_it(lambda: client.get("/v1/health").json()["status"] == "stopped", 10)
     assert client.get("/v1/health").json()["workers"] == [{"device": "cpu", "state": "stopped"}]
+    assert client.submit(as_npy(draw_volume())).status_code == 503
     process = client.service.supervisors[0].process
     assert process is not None
     assert not process.is_alive()
