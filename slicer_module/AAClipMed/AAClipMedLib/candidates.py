@@ -119,7 +119,7 @@ def _find_peaks(region: np.ndarray, places: np.ndarray, values: np.ndarray, ijk_
     top = np.flatnonzero(values == peak[region])
     own = region[top]
     middle = np.stack([np.bincount(own, places[top, axis], count) for axis in range(3)], axis=1)
-    middle /= np.bincount(own, minlength=count)[:, None]
+    middle = middle / np.bincount(own, minlength=count)[:, None]
     away = np.square((places[top] - middle[own]) @ ijk_to_ras[:3, :3].T).sum(axis=1).round(6)
     order = np.lexsort((away, own))
     return top[order[np.searchsorted(own[order], np.arange(count))]]
