@@ -101,6 +101,25 @@ def check_leaks(cases: Sequence[Case]) -> None:
         raise InputError(f"{join(leaks)}; keep each patient in one split")
 
 
+def leave_parted(cases: Sequence[Case]) -> list[Case]:
+    """The cases without the test rows that are parts of a scan which is learned from: rows of both kinds name its ``slices``,
+    and none twice. Who parts a scan so, with a gap, knows that one patient is on both sides.
+    """
+    learned: dict[Path, list[tuple[int, int] | None]] = defaultdict(list)
+    for case in cases:
+        if case.split != "test":
+            learned[case.image_path.resolve()].append(case.slices)
+
+    def is_part(case: Case) -> bool:
+        others = learned.get(case.image_path.resolve()) if case.split == "test" else None
+        own = case.slices
+        if not others or own is None:
+            return False
+        return all(other is not None and (other[1] < own[0] or own[1] < other[0]) for other in others)
+
+    return [case for case in cases if not is_part(case)]
+
+
 def check_copies(cases: Sequence[Case]) -> None:
     """Make sure that no file's content is in two splits. Cases without a split, and folders, do not count.
 

@@ -170,6 +170,24 @@ def test_rows_that_prompts_call_otherwise_are_other_rows(tmp_path: Path) -> None
     assert len(set(digests)) == 3
 
 
+@pytest.mark.parametrize(
+    ("tested", "is_part"),
+    [([2, 2], True), ([1, 2], False), ([0, 2], False), (None, False)],
+    ids=["beside", "over", "around", "all"],
+)
+def test_a_part_of_a_scan_may_be_tested_where_other_slices_of_it_are_trained_on(
+    tested: list[int] | None, is_part: bool, tmp_path: Path
+) -> None:
+    row = json.loads(write_study(tmp_path, [None]).read_text())
+    rows = [row | {"slices": [0, 1], "split": "train"}, row | {"slices": tested, "split": "test"}]
+    (tmp_path / "parted.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if is_part:
+        assert len(gather_slices(tmp_path / "parted.jsonl", "brain-mri", tmp_path / "cache").train) > 0
+    else:
+        with pytest.raises(InputError, match="train and test; keep each patient in one split"):
+            gather_slices(tmp_path / "parted.jsonl", "brain-mri", tmp_path / "cache")
+
+
 def test_rows_of_a_list_need_no_paths_that_tell_the_patient(tmp_path: Path) -> None:
     write_study(tmp_path, [None] * 2)
     rows = [{"image": f"{tmp_path}/p{n}/t1.nii.gz", "label": f"{tmp_path}/p{n}/mask.nii.gz"} for n in (0, 1)]
