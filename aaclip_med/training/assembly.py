@@ -193,7 +193,7 @@ def describe_settings(
     begun = hash_state(detector.adapter_state())
     result = _read_result(Path(replaced_by) / ADAPTERS) if replaced_by is not None else None
     if result is not None and result.digest == begun:
-        begun = result.provenance["training"]["settings"]["adapters"]
+        begun = result.provenance.get("training", {}).get("settings", {}).get("adapters", begun)  # older files do not say it
     return {
         "detector": _digest(str(detector.config.to_json())),
         "tower": detector.tower_hash,

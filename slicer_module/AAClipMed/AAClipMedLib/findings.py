@@ -77,4 +77,4 @@ def read_table(node: slicer.vtkMRMLTableNode) -> list[dict[str, Any]]:
     if None in columns:
         return []
     rows = zip(*(vtk_to_numpy(column).tolist() for column in columns), strict=True)
-    return [{"id": row[0], "peak": row[1], "mean": row[2], "volume_ml": row[3], "peak_ras": list(row[4:])} for row in rows]
+    return [{"id": int(row[0]), "peak": row[1], "mean": row[2], "volume_ml": row[3], "peak_ras": list(row[4:])} for row in rows]
