@@ -28,9 +28,6 @@ def run_train(options: argparse.Namespace) -> int:
 
     read_index(options.index)
     prepare_output_folder(options.out)
-    for name in ("text_epochs", "image_epochs", "text_batch_size", "image_batch_size"):
-        if getattr(options, name) is not None and getattr(options, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(options, name)}: take 1 or more")
     names = (
         "preset", "backbone", "weights", "image_size", "adapters", "fidelity", "activation", "stage_one_levels",
         "value_attention", "text_epochs", "image_epochs", "text_batch_size", "image_batch_size", "seed", "workers", "device",

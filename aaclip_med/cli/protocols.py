@@ -45,6 +45,7 @@ def run_protocol(options: argparse.Namespace) -> int:
     from aaclip_med.protocols.config import check_shots, read_protocol
     from aaclip_med.protocols.run import Machine
     from aaclip_med.protocols.run import run_protocol as run
+    from aaclip_med.training.settings import check_settings
 
     protocol = read_protocol(options.name)
     if not Path(options.data).is_dir():
@@ -57,9 +58,7 @@ def run_protocol(options: argparse.Namespace) -> int:
         protocol = replace(protocol, fidelity=options.fidelity)
     names = ("text_epochs", "image_epochs", "text_batch_size", "image_batch_size", "workers")
     training: dict[str, Any] = {name: value for name in names if (value := getattr(options, name)) is not None}
-    for name, value in training.items():
-        if value < (0 if name == "workers" else 1):
-            raise InputError(f"--{name.replace('_', '-')} {value}: take 1 or more")
+    check_settings(training)
     if options.no_augmentation:
         training["augment"] = False
     kept = ("backbone", "weights", "image_size", "device", "precision", "batch_size")

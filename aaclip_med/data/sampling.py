@@ -84,11 +84,13 @@ def split_by_patient(
 def check_leaks(cases: Sequence[Case]) -> None:
     """Make sure that no patient and no image is in two splits. Cases without a split do not count.
 
+    Test rows of a scan whose other ``slices`` are trained or validated on pass: who names both has parted it on purpose.
+
     Raises:
         InputError: one is; the first ten are named.
     """
     splits: dict[str, set[SplitName]] = defaultdict(set)
-    for case in cases:
+    for case in _leave_parted(cases):
         if case.split is not None:
             splits[f"patient {patient_of(case)}"].add(case.split)
             splits[f"image {case.image_path.resolve()}"].add(case.split)
@@ -101,27 +103,9 @@ def check_leaks(cases: Sequence[Case]) -> None:
         raise InputError(f"{join(leaks)}; keep each patient in one split")
 
 
-def leave_parted(cases: Sequence[Case]) -> list[Case]:
-    """The cases without the test rows that are parts of a scan which is learned from: rows of both kinds name its ``slices``,
-    and none twice. Who parts a scan so, with a gap, knows that one patient is on both sides.
-    """
-    learned: dict[Path, list[tuple[int, int] | None]] = defaultdict(list)
-    for case in cases:
-        if case.split != "test":
-            learned[case.image_path.resolve()].append(case.slices)
-
-    def is_part(case: Case) -> bool:
-        others = learned.get(case.image_path.resolve()) if case.split == "test" else None
-        own = case.slices
-        if not others or own is None:
-            return False
-        return all(other is not None and (other[1] < own[0] or own[1] < other[0]) for other in others)
-
-    return [case for case in cases if not is_part(case)]
-
-
 def check_copies(cases: Sequence[Case]) -> None:
-    """Make sure that no file's content is in two splits. Cases without a split, and folders, do not count.
+    """Make sure that no file's content is in two splits. Cases without a split, and folders, do not count, nor do parts of a
+    scan, see ``check_leaks``.
 
     Only files of equal size are read: SHA-256 of their bytes tells whether they are the same, for a volume of several files
     that of each. The same picture saved in another way is not found.
@@ -130,7 +114,7 @@ def check_copies(cases: Sequence[Case]) -> None:
         InputError: one is; the first ten are named.
     """
     leaks = []
-    for same in _group_by_content([case for case in cases if case.split is not None and case.image_path.is_file()]):
+    for same in _group_by_content([case for case in _leave_parted(cases) if case.image_path.is_file()]):
         splits = {case.split for case in same}
         if len(splits) > 1:
             where = " and ".join(split for split in SPLITS if split in splits)
@@ -164,6 +148,26 @@ def patient_of(case: Case) -> str:
     if case.patient is not None:
         return case.patient
     return str(case.image_path.resolve()) if _is_picture(case) else case.name
+
+
+def _leave_parted(cases: Sequence[Case]) -> list[Case]:
+    """The cases of a split without the test rows that are parts of a scan which is learned from: rows of both kinds name its
+    ``slices``, and none twice. Who parts a scan so, with a gap, knows that one patient is on both sides.
+    """
+    split = [case for case in cases if case.split is not None]
+    learned: dict[Path, list[tuple[int, int] | None]] = defaultdict(list)
+    for case in split:
+        if case.split != "test":
+            learned[case.image_path.resolve()].append(case.slices)
+
+    def is_part(case: Case) -> bool:
+        others = learned.get(case.image_path.resolve()) if case.split == "test" else None
+        own = case.slices
+        if not others or own is None:
+            return False
+        return all(other is not None and (other[1] < own[0] or own[1] < other[0]) for other in others)
+
+    return [case for case in split if not is_part(case)]
 
 
 def _is_picture(case: Case) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 
 from aaclip_med.data.benchmarks.registry import FORMATS, build_benchmark_index
 from aaclip_med.data.index import Case, read_index, write_index
-from aaclip_med.data.sampling import check_leaks, few_shot, leave_parted, name_patients, patient_of
+from aaclip_med.data.sampling import check_leaks, few_shot, name_patients, patient_of
 from aaclip_med.errors import InputError
 from aaclip_med.protocols.config import FULL, Shots
 from aaclip_med.scoring.metrics import Domain
@@ -161,7 +161,7 @@ class FoundSet:
             raise InputError(f"{self.path}: no row to learn from beside those of the test; give rows the splits train and test")
         if tested:
             test = [case for case in cases if case.split == "test"]
-            check_leaks(leave_parted(name_patients([*(replace(case, split="train") for case in chosen), *test])))
+            check_leaks(name_patients([*(replace(case, split="train") for case in chosen), *test]))
         return chosen
 
 

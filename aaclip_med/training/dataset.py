@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from aaclip_med.data.index import Case, SplitName, read_index
-from aaclip_med.data.sampling import check_leaks, leave_parted, name_patients, patient_of
+from aaclip_med.data.sampling import check_leaks, name_patients, patient_of
 from aaclip_med.data.slices import Slice, SliceStore
 from aaclip_med.data.sources import read_source
 from aaclip_med.data.synthesis import Synthesis
@@ -243,7 +243,7 @@ def gather_slices(
     ``patient`` get one, see ``name_patients``; those of a list go by their file names.
 
     Raises:
-        InputError: the index or a case is faulty, a patient is in two splits (test among them, but for ``leave_parted``; rows
+        InputError: the index or a case is faulty, a patient is in two splits (test among them, see ``check_leaks``; rows
             without one are trained on) or cannot be told, or no lesion (``normal_only``: no normal slice) is left to train on.
     """
     if isinstance(index, (str, Path)):
@@ -252,7 +252,7 @@ def gather_slices(
     else:
         name = f"the list of {len(index)} rows"
         cases = [*_list_cases(index, preset, "train"), *_list_cases(own_validation or [], preset, "val")]
-    check_leaks(leave_parted([replace(case, split=case.split or "train") for case in cases]))
+    check_leaks([replace(case, split=case.split or "train") for case in cases])
     cases = [case for case in cases if case.split != "test"]
     note = ""
     if normal_only:

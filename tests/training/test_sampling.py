@@ -181,6 +181,7 @@ def test_a_part_of_a_scan_may_be_tested_where_other_slices_of_it_are_trained_on(
     row = json.loads(write_study(tmp_path, [None]).read_text())
     rows = [row | {"slices": [0, 1], "split": "train"}, row | {"slices": tested, "split": "test"}]
     (tmp_path / "parted.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["index", "check", str(tmp_path / "parted.jsonl")]) == (0 if is_part else 2)
     if is_part:
         assert len(gather_slices(tmp_path / "parted.jsonl", "brain-mri", tmp_path / "cache").train) > 0
     else:
