@@ -74,16 +74,12 @@ class Block:
         ``across_batch`` attends over B at each position, as the released program does; ``across_positions`` over L.
         """
         if direction == "across_positions":
-            return self._feed(tokens + self.scale_1(self._mix_values(self.norm_1(tokens))))
-        if tokens.device.type == "cpu" and not torch.is_grad_enabled():
-            parts = torch.split(tokens, max(1, ROWS_AT_ONCE // len(tokens)), dim=1)
-            return _collect((self._mix_batch(part) for part in parts), tokens, 1)
-        return self._mix_batch(tokens)
-
-    def _mix_batch(self, tokens: torch.Tensor) -> torch.Tensor:
-        """The block with value-value attention over B, which sees each position by itself."""
-        normed = self.norm_1(tokens).transpose(0, 1).contiguous()  # torch copies the weights for each row of one that is not
-        attended = self._mix_values(normed).transpose(0, 1)
+            attended = self._mix_values(self.norm_1(tokens))
+        else:
+            normed = (
+                self.norm_1(tokens).transpose(0, 1).contiguous()
+            )  # torch copies the weights for each row of one that is not
+            attended = self._mix_values(normed).transpose(0, 1)
         return self._feed(tokens + self.scale_1(attended))
 
     def _run(self, tokens: torch.Tensor, lengths: Sequence[int] | None, causal: bool) -> torch.Tensor:

@@ -21,6 +21,9 @@ from aaclip_med.model.similarity import Domain, score_detection, sum_levels
 from aaclip_med.model.towers import Tower
 from aaclip_med.presets import build_prompts
 
+ROWS_OF_STAGE_ONE = 4096
+"""Tokens that stage 1 takes through the frozen vision tower together: what they become in between is small beside its weights."""
+
 
 class ImageFeatures(NamedTuple):
     """What the vision tower says of a batch.
@@ -166,6 +169,11 @@ class Detector(Module):
         """What stage 1 sees of an image whatever its batch: the tokens where value-value attention starts, (B, 1 + L, D), and
         the plain tower's unit image embedding (B, E).
         """
+        at_once = max(1, ROWS_OF_STAGE_ONE // (1 + (self.config.image_size // self.tower.clip.visual.patch_size[0]) ** 2))
+        trunks, embeddings = zip(*map(self._encode_trunk, images.split(at_once)), strict=True)
+        return torch.cat(trunks), torch.cat(embeddings)
+
+    def _encode_trunk(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         plain = trunk = self.tower.embed_images(images).to(self.tower.token_dtype)
         plain_blocks = count_plain_blocks(self.tower.vision_depth)
         for number, block in enumerate(self.tower.vision_steps, start=1):
@@ -182,14 +190,19 @@ class Detector(Module):
         ``encode_trunk``'s tokens on.
         """
         wanted = self.levels if wanted is None else wanted
-        direction = self.config.fidelity.value_attention
+        apart = 1 if self.config.fidelity.value_attention == "across_batch" else 0  # the axis along which none sees another
+        parts = trunk.split(max(1, ROWS_OF_STAGE_ONE // trunk.shape[1 - apart]), dim=apart)
+        levels = zip(*(self._tap_values(part, wanted) for part in parts), strict=True)
+        return [torch.cat(level, dim=apart)[:, 1:] for level in levels]
+
+    def _tap_values(self, values: torch.Tensor, wanted: Sequence[int]) -> list[torch.Tensor]:
         plain_blocks = count_plain_blocks(self.tower.vision_depth)
         levels: list[torch.Tensor] = []
-        values = trunk
         for number, block in enumerate(self.tower.vision_steps[: max(wanted)], start=1):
-            values = values if number <= plain_blocks else block.attend_values(values, direction)
+            if number > plain_blocks:
+                values = block.attend_values(values, self.config.fidelity.value_attention)
             if number in wanted:
-                levels.append(functional.normalize(self.tower.project_patches(values[:, 1:]), dim=-1))
+                levels.append(functional.normalize(self.tower.project_patches(values), dim=-1))
         return levels
 
     def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
