@@ -22,7 +22,7 @@ from aaclip_med.model.towers import Tower
 from aaclip_med.presets import build_prompts
 
 ROWS_OF_STAGE_ONE = 4096
-"""Tokens that stage 1 takes through the frozen vision tower together: what they become in between is small beside its weights."""
+"""Tokens that stage 1 takes through the vision tower together: what they become in between is small beside its weights."""
 
 
 class ImageFeatures(NamedTuple):
@@ -170,7 +170,7 @@ class Detector(Module):
         the plain tower's unit image embedding (B, E).
         """
         at_once = max(1, ROWS_OF_STAGE_ONE // (1 + (self.config.image_size // self.tower.clip.visual.patch_size[0]) ** 2))
-        trunks, embeddings = zip(*map(self._encode_trunk, images.split(at_once)), strict=True)
+        trunks, embeddings = zip(*map(self._encode_trunk, torch.split(images, at_once)), strict=True)
         return torch.cat(trunks), torch.cat(embeddings)
 
     def _encode_trunk(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -191,7 +191,7 @@ class Detector(Module):
         """
         wanted = self.levels if wanted is None else wanted
         apart = 1 if self.config.fidelity.value_attention == "across_batch" else 0  # the axis along which none sees another
-        parts = trunk.split(max(1, ROWS_OF_STAGE_ONE // trunk.shape[1 - apart]), dim=apart)
+        parts = torch.split(trunk, max(1, ROWS_OF_STAGE_ONE // trunk.shape[1 - apart]), dim=apart)
         levels = zip(*(self._tap_values(part, wanted) for part in parts), strict=True)
         return [torch.cat(level, dim=apart)[:, 1:] for level in levels]
 
