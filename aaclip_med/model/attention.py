@@ -56,13 +56,13 @@ class Block:
         self.contract = make(down.weight, down.bias, "none")
         self.activate: Linear = nn.Identity() if fused == "gelu" else block.mlp.gelu
         self.norm_1, self.norm_2 = (_copy_norm(norm, form, dtype) for norm in (block.ln_1, block.ln_2))
-        self.scale_1: Linear = block.ls_1
-        self.scale_2: Linear = block.ls_2
+        self.scale_1, self.scale_2 = (_copy_scale(scale, form, dtype) for scale in (block.ls_1, block.ls_2))
+        self.rows_at_once = 1 if form == "int8" else ROWS_AT_ONCE  # 8-bit scales are of what is multiplied together
 
     def __call__(self, tokens: torch.Tensor, lengths: Sequence[int] | None = None, causal: bool = False) -> torch.Tensor:
         """Tokens (B, L, D) to (B, L, D); with ``lengths``, (1, sum of lengths, D), sequences one behind the other."""
         if tokens.device.type == "cpu" and not torch.is_grad_enabled():
-            at_once = max(1, ROWS_AT_ONCE // tokens.shape[1])
+            at_once = max(1, self.rows_at_once // tokens.shape[1])
             parts = torch.split(tokens, list(lengths), dim=1) if lengths else torch.split(tokens, at_once)
             if len(parts) > 1:
                 return _collect((self._run(part, None, causal) for part in parts), tokens, 1 if lengths else 0)
@@ -165,3 +165,11 @@ def _copy_norm(norm: nn.LayerNorm, form: Form, dtype: torch.dtype) -> Linear:
         return norm
     weight, bias = norm.weight.detach().to(dtype), norm.bias.detach().to(dtype)
     return lambda tokens: functional.layer_norm(tokens, tokens.shape[-1:], weight, bias, norm.eps)
+
+
+def _copy_scale(scale: nn.Module, form: Form, dtype: torch.dtype) -> Linear:
+    """What a block's output is multiplied with, for tokens of type ``dtype``."""
+    if form == "shared" or isinstance(scale, nn.Identity):
+        return scale
+    (gamma,) = (parameter.detach().to(dtype) for parameter in scale.parameters())
+    return lambda tokens: tokens * gamma

@@ -81,8 +81,8 @@ class Tower(nn.Module):
         if not self.vision_blocks:
             raise ValueError(f"this tower runs as {self._lowered_to[1]} and gave its first weights back; load it anew")
         rows = self.grid[0] * self.grid[1] + 1
-        self._lowered_to = (form, dtype)
-        self._lowered = [Block(block, form, dtype, rows) for block in self.vision_blocks]
+        lowered = [Block(block, form, dtype, rows) for block in self.vision_blocks]
+        self._lowered, self._lowered_to = lowered, (form, dtype)
 
     def give_back(self) -> None:
         """Take open_clip's blocks out of the vision tower, which runs in another form; what nobody else holds is free."""

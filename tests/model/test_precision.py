@@ -12,7 +12,7 @@ from towers import TOY_TOWER, toy_state
 
 from aaclip_med import build_detector
 from aaclip_med.errors import InputError
-from aaclip_med.model import attention
+from aaclip_med.model import attention, towers
 from aaclip_med.model import detector as detector_module
 from aaclip_med.model.adapters import mix
 from aaclip_med.model.attention import Block, attend
@@ -81,10 +81,7 @@ def test_heatmaps_of_fewer_bits_are_almost_those_of_float32(heads, dtype, least)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
 def test_a_prepared_towers_slice_scores_the_same_alone_and_in_company(heads, dtype):
     together, alone = score(heads, dtype)[0], score(heads[:1], dtype)[0]
-    if dtype == torch.int8:
-        assert correlate(alone, together[:1]) > 0.98
-    else:
-        assert_close(alone, together[:1], rtol=0, atol=1e-3 if dtype == torch.float32 else 0.5)
+    assert_close(alone, together[:1], rtol=0, atol=1e-3 if dtype == torch.float32 else 0.5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -98,6 +95,44 @@ def test_a_prepared_tower_gives_its_first_weights_back(dtype):
     if has_onednn(dtype):
         with pytest.raises(TypeError, match="value-value attention is for training"):
             detector.encode_values(torch.zeros(1, 401, 128, dtype=dtype), torch.zeros(1, 128))
+
+
+@needs_onednn
+def test_with_8_bits_a_slice_is_scored_alone_whatever_lies_beside_it(heads):
+    bright = torch.cat([heads[:1], heads[1:2] * 9])
+    assert_close(score(heads[:1], torch.int8)[0], score(bright, torch.int8)[0][:1], rtol=0, atol=1e-3)
+
+
+def test_a_tower_that_found_no_memory_for_another_form_can_be_prepared_again(monkeypatch, heads):
+    wanted, detector, made = score(heads, torch.bfloat16), build_detector("tiny").eval(), []
+
+    def build(*arguments):
+        made.append(arguments)
+        if len(made) == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return Block(*arguments)
+
+    with torch.inference_mode():
+        anchors = detector.encode_noun("scan")
+        monkeypatch.setattr(towers, "Block", build)
+        with pytest.raises(torch.OutOfMemoryError):
+            detector.prepare_inference(torch.bfloat16)
+        found = detector.prepare_inference(torch.bfloat16)(heads, anchors)
+    assert torch.equal(found[0], wanted[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int8])
+def test_towers_that_scale_their_layers_run_in_every_precision(dtype):
+    if dtype == torch.int8 and not has_onednn():
+        pytest.skip("needs an x86 processor and oneDNN")
+    tower = TOY_TOWER | {"vision_cfg": TOY_TOWER["vision_cfg"] | {"ls_init_value": 0.1}}
+    names = [f"visual.transformer.resblocks.{number}.{name}.gamma" for number in range(8) for name in ("ls_1", "ls_2")]
+    detector = build_detector(tower, toy_state() | {name: torch.linspace(0.5, 0.9, 64) for name in names}).eval()
+    images = torch.randn(2, 3, 20, 20, generator=torch.Generator().manual_seed(5))
+    with torch.inference_mode():
+        wanted = detector.encode_image(images).detection
+        found = detector.prepare_inference(dtype).encode_image(images).detection
+    assert_close(found, wanted, rtol=0, atol=0.03)
 
 
 def test_a_prepared_tower_stays_where_it_is():
