@@ -2,9 +2,9 @@
 
     python -m benchmarks.accuracy [--phantoms N] [--device cpu|cuda]
 
-The shipped demonstration adapters score phantoms that they were not trained on; pixels against masks on the model's grid,
-slices by their maxima, as ``aaclip-med evaluate`` does. Options: float32, bf16, int8, dropped background, every second slice;
-on a GPU fp16 in place of int8.
+The shipped demonstration adapters score phantoms that they were not trained on, as ``aaclip-med score`` does: with their own
+refinement, on the scans' own grid; slices by the highest voxel of their heatmap. Options: float32, bf16, int8, dropped
+background, every second slice; on a GPU fp16 in place of int8.
 """
 
 from __future__ import annotations
@@ -12,103 +12,71 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-import torch
 from sklearn.metrics import roc_auc_score
 
-from aaclip_med import build_detector
 from aaclip_med.data.index import read_index
 from aaclip_med.data.phantoms.sets import write_phantom_set
-from aaclip_med.data.slices import cut_volume
-from aaclip_med.data.volumes import read_volume
-from aaclip_med.model.config import TINY_TOWER
-from aaclip_med.model.preprocess import find_foreground, normalise_slices, resize_masks, resize_slices
-from aaclip_med.presets import PRESETS, get_preset
+from aaclip_med.data.volumes import Volume, read_mask, read_volume
+from aaclip_med.inference.predictor import load_predictor
+from aaclip_med.presets import PRESETS
 from benchmarks.machine import is_gpu
 
+Array = np.ndarray[Any, Any]
+
 SEED = 7
-PATCH = TINY_TOWER["vision_cfg"]["patch_size"]
 OPTIONS: dict[str, dict[str, Any]] = {
     "float32": {},
-    "bf16": {"dtype": torch.bfloat16},
-    "int8": {"dtype": torch.int8},
+    "bf16": {"precision": "bf16"},
+    "int8": {"precision": "int8"},
     "float32, background dropped": {"drop_background": True},
-    "int8, background dropped": {"dtype": torch.int8, "drop_background": True},
+    "int8, background dropped": {"precision": "int8", "drop_background": True},
     "float32, stride 2": {"stride": 2},
 }
 GPU_OPTIONS = {
-    name.replace("int8", "fp16"): options | ({"dtype": torch.float16} if options.get("dtype") == torch.int8 else {})
+    name.replace("int8", "fp16"): options | ({"precision": "fp16"} if options.get("precision") == "int8" else {})
     for name, options in OPTIONS.items()
 }
 
 
-@dataclass(frozen=True)
-class Phantoms:
-    """images: (S, 1, size, size) in [0, 1] on the model's grid; masks: the same, bool; starts: where volumes start."""
-
-    images: torch.Tensor
-    masks: torch.Tensor
-    starts: list[int]
-
-
-def draw_phantoms(preset: str, count: int, size: int) -> Phantoms:
-    """Test phantoms, every other one abnormal."""
-    images, masks, starts = [], [], [0]
+def draw_phantoms(preset: str, count: int) -> list[tuple[Volume, Array]]:
+    """Test phantoms (I, J, K) and their masks, every other one abnormal."""
     with tempfile.TemporaryDirectory() as folder:
-        index = write_phantom_set(Path(folder), preset, 0, 0, count, SEED).test
-        for case in read_index(index):
-            cut = cut_volume(read_volume(case.image_path), get_preset(preset))
-            truth = cut.plan.cut(np.asanyarray(nib.load(case.mask_path).dataobj) > 0)[cut.used]
-            images.append(resize_slices(torch.from_numpy(np.ascontiguousarray(cut.images[cut.used]))[:, None].float(), size))
-            masks.append(resize_masks(torch.from_numpy(np.ascontiguousarray(truth))[:, None].float(), size) > 0)
-            starts.append(starts[-1] + len(cut.used))
-    return Phantoms(torch.cat(images), torch.cat(masks), starts)
+        cases = read_index(write_phantom_set(Path(folder), preset, 0, 0, count, SEED).test)
+        volumes = [read_volume(case.image_path) for case in cases]
+        return [(volume, read_mask(case.mask_path, volume) > 0) for volume, case in zip(volumes, cases, strict=True)]
 
 
-def score(
-    phantoms: Phantoms,
-    preset: str,
-    device: str = "cpu",
-    stride: int = 1,
-    dtype: torch.dtype = torch.float32,
-    drop_background: bool = False,
-) -> torch.Tensor:
-    """Heatmaps (S, 1, size, size), on the CPU."""
-    detector = build_detector(adapters="demo", preset=preset).eval().to(device)
-    with torch.no_grad():
-        anchors = detector.encode_noun(get_preset(preset).noun_for("reference"))
-        detector.prepare_inference(dtype, drop_background)
-        maps = torch.cat([detector(normalise_slices(part.to(device)), anchors)[0].cpu() for part in phantoms.images.split(16)])
-    for first, end in zip(phantoms.starts, phantoms.starts[1:], strict=False):
-        for number in range(first + 1, end - 1):
-            if stride == 2 and (number - first) % 2:
-                maps[number] = (maps[number - 1] + maps[number + 1]) / 2.0
-    return maps
+def score(phantoms: list[tuple[Volume, Array]], preset: str, device: str, stride: int = 1, **options: Any) -> list[Array]:
+    """Of each phantom the heatmap's slices (S, H, W) in log odds."""
+    predictor = load_predictor("demo", preset, device=device, **options)
+    found = [predictor.predict_volume(volume, stride=stride) for volume, _ in phantoms]
+    return [np.moveaxis(one.heatmap, one.axis, 0) for one in found]
 
 
 def measure(preset: str, count: int, device: str) -> list[dict[str, Any]]:
     """A row an option."""
-    phantoms = draw_phantoms(preset, count, build_detector(adapters="demo", preset=preset).config.image_size)
-    pixels, labels = phantoms.masks.flatten().numpy(), phantoms.masks.flatten(1).any(dim=1).numpy()
-    normalised = normalise_slices(phantoms.images)
-    share = 1.0 - find_foreground(normalised, PATCH).float().mean().item()
+    phantoms = draw_phantoms(preset, count)
+    predictor = load_predictor("demo", preset, device=device)
+    axes = [predictor.prepare(volume).cuts[0].plan.axis for volume, _ in phantoms]
+    masks = [np.moveaxis(mask, axis, 0) for (_, mask), axis in zip(phantoms, axes, strict=True)]
+    pixels = np.concatenate([mask.ravel() for mask in masks])
+    labels = np.concatenate([mask.any(axis=(1, 2)) for mask in masks])
     first, rows = None, []
     for name, options in (GPU_OPTIONS if is_gpu(device) else OPTIONS).items():
         maps = score(phantoms, preset, device, **options)
-        first = maps if first is None else first
+        heat = np.concatenate([one.ravel() for one in maps])
+        first = heat if first is None else first
         rows.append(
             {
                 "preset": preset,
                 "option": name,
-                "dropped": share if options.get("drop_background") else 0.0,
-                "correlation": float(np.corrcoef(maps.flatten().numpy(), first.flatten().numpy())[0, 1]),
-                "pixel_auroc": float(roc_auc_score(pixels, maps.flatten().numpy())),
-                "slice_auroc": float(roc_auc_score(labels, maps.flatten(1).amax(dim=1).numpy())),
+                "correlation": float(np.corrcoef(heat, first)[0, 1]),
+                "pixel_auroc": float(roc_auc_score(pixels, heat)),
+                "slice_auroc": float(roc_auc_score(labels, np.concatenate([one.max(axis=(1, 2)) for one in maps]))),
             }
         )
     return rows

@@ -6,6 +6,7 @@ import torch
 
 from aaclip_med.model.config import DetectorConfig
 from aaclip_med.model.detector import Detector
+from aaclip_med.model.precision import choose_device
 from aaclip_med.model.preprocess import normalise_slices
 from aaclip_med.model.towers import build_tower
 from benchmarks.plain import PlainAAClip
@@ -14,7 +15,9 @@ from benchmarks.plain import PlainAAClip
 def build_subject(backbone: str, size: int, device: str = "cpu") -> Detector:
     """A detector on ``device`` with open_clip's random initial weights, the same each time."""
     torch.manual_seed(0)
-    return Detector(DetectorConfig(backbone, "random", size), build_tower(backbone, size, "gelu")).eval().to(device)
+    return (
+        Detector(DetectorConfig(backbone, "random", size), build_tower(backbone, size, "gelu")).eval().to(choose_device(device))
+    )
 
 
 def build_plain(detector: Detector, dtype: torch.dtype) -> PlainAAClip:

@@ -172,14 +172,13 @@ def draw_accuracy(rows: list[Row]) -> Lines:
         [
             row["preset"],
             row["option"],
-            f"{row['dropped']:.0%}",
             f"{row['correlation']:.5f}",
             f"{row['pixel_auroc']:.4f}",
             f"{row['slice_auroc']:.4f}",
         ]
         for row in rows
     ]
-    return _draw(["preset", "option", "tokens dropped", "correlation", "pixel AUROC", "slice AUROC"], lines)
+    return _draw(["preset", "option", "correlation", "pixel AUROC", "slice AUROC"], lines)
 
 
 def draw_around(part: Row) -> Lines:

@@ -72,10 +72,10 @@ class PackedLinear:
 
 
 class Int8Linear:
-    """8-bit weights, a scale for each output; 8-bit activations, a scale and a zero for each call (a slice). (..., C) to (..., C').
+    """8-bit weights, a scale for each output; 8-bit activations, a scale and a zero for each call, which is a slice.
 
-    For x86 processors; those with VNNI multiply 8-bit numbers at twice the rate of bf16. Others sum pairs of products in 16
-    bits, so there activations have 7 bits. ``dtype``: the result's.
+    (..., C) to (..., C'). For x86 processors; those with VNNI multiply 8-bit numbers at twice the rate of bf16. Others sum
+    pairs of products in 16 bits, so there activations have 7 bits. ``dtype``: the result's.
     """
 
     def __init__(

@@ -97,6 +97,18 @@ def test_a_prepared_tower_gives_its_first_weights_back(dtype):
             detector.encode_values(torch.zeros(1, 401, 128, dtype=dtype), torch.zeros(1, 128))
 
 
+@pytest.mark.parametrize("direction", ["across_batch", "across_positions"])
+def test_stage_1_sees_the_same_in_parts(monkeypatch, direction):
+    detector = build_detector(TOY_TOWER, toy_state(), value_attention=direction).eval()
+    images = torch.randn(5, 3, 20, 20, generator=torch.Generator().manual_seed(6))
+    with torch.inference_mode():
+        whole = detector.encode_value_image(images)
+        monkeypatch.setattr(detector_module, "ROWS_OF_STAGE_ONE", 60)
+        parts = detector.encode_value_image(images)
+    for found, wanted in zip((*parts.levels, parts.detection), (*whole.levels, whole.detection), strict=True):
+        assert_close(found, wanted, rtol=0, atol=1e-6)
+
+
 @needs_onednn
 def test_with_8_bits_a_slice_is_scored_alone_whatever_lies_beside_it(heads):
     bright = torch.cat([heads[:1], heads[1:2] * 9])

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from aaclip_med.model.linear import has_onednn
-from benchmarks import around, precision
+from benchmarks import around, memory, precision
 from benchmarks.__main__ import Scene, measure, run
 from benchmarks.tables import write_tables
 
@@ -60,6 +60,12 @@ def test_fewer_bits_are_compared_with_float32():
     part = precision.measure("tiny", 160, slices=2)
     assert {row["precision"] for row in part["rows"]} == {"bf16", "int8"}
     assert all(0.9 < row["worst_slice"] <= row["correlation"] + 0.1 and row["correlation"] < 1.0 for row in part["rows"])
+
+
+def test_what_a_step_allocates_on_a_gpu_is_counted_without_one():
+    plain, ours, again = (memory.count(who, "image", "tiny", 160, 4) for who in ("plain", "ours", "checkpointed"))
+    added = [row["peak_gib"] - row["loaded_gib"] for row in (plain, ours, again)]
+    assert added[0] > 1.5 * added[1] > 2 * added[2] > 0
 
 
 def test_a_gpu_is_named_and_its_memory_and_batches_are_in_the_tables():
