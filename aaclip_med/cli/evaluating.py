@@ -32,7 +32,6 @@ def add_evaluate(commands: Any) -> None:
 def run_evaluate(options: argparse.Namespace) -> int:
     """Figures, tables, pictures."""
     from aaclip_med.cli.commands import judge, load_options, make_cutting, track
-    from aaclip_med.data.index import join
     from aaclip_med.evaluation.run import evaluate_index
 
     evaluation = evaluate_index(
@@ -58,14 +57,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
         print(f"{name:22}{figure.value:8.4f} {interval:>17}{beside}".rstrip())
     left_out = [f"No baseline '{name}': {why}." for name, why in evaluation.left_out.items()]
     print("\n".join([*evaluation.doubts, *evaluation.verdict, *left_out]))
-    conflicts = [
-        f"row {record.case.row} is labelled {said}, its mask is {shown} in the slices used ({record.case.mask_path})"
-        for record in evaluation.tally.scored
-        for said, shown in [("abnormal", "empty") if record.case.label else ("normal", "not empty")]
-        if record.case.mask_path and record.case.label != record.slice_labels.any()
-    ]
-    if conflicts:
-        print(f"aaclip-med: note: {join(conflicts)}; index check names all that do not agree", file=sys.stderr)
+    for caution in evaluation.cautions:
+        print(f"aaclip-med: note: {caution}", file=sys.stderr)
     for failure in evaluation.failures:
         print(f"aaclip-med: failed: {failure['error']}", file=sys.stderr)
     return judge(len(evaluation.failures), evaluation.counts["cases"])

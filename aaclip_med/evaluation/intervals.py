@@ -59,48 +59,54 @@ def draw_figures(tally: Tally, draws: int, seed: int) -> Iterator[tuple[str, Arr
 
     A row without a patient is a patient of its own.
     """
-    patients: dict[str, int] = {}
-    for record in tally.records:
-        patients.setdefault(record.patient, len(patients))
-    if len(patients) < 2:
-        return
-    weights = draw_patients(len(patients), draws, seed)
+    for mood in (False, True):
+        patients: dict[str, int] = {}
+        for record in tally.counted if mood else tally.scored:
+            patients.setdefault(record.patient, len(patients))
+        if len(patients) >= 2:
+            yield from (_draw_mood if mood else _draw_scored)(tally, patients, draw_patients(len(patients), draws, seed))
 
-    def number(records: list[Any]) -> Array:
-        return np.array([patients[record.patient] for record in records], dtype=np.int64)
 
-    masked = [record for record in tally.records if record.pixels is not None]
-    scored = [record for record in masked if not record.missing]
-    whole = tally.pixels.counts()
-    for prefix, records, part, counts in (
-        ("pixel", scored, "pixels", whole),
-        ("inside_pixel", scored, "inside", tally.inside.counts()),
-        ("mood_pixel", masked, "pixels", tally.mood_counts()),
+def _number(records: Sequence[CaseRecord], patients: dict[str, int]) -> Array:
+    return np.array([patients[record.patient] for record in records], dtype=np.int64)
+
+
+def _draw_mood(tally: Tally, patients: dict[str, int], weights: Array) -> Iterator[tuple[str, Array]]:
+    masked, counts = [record for record in tally.counted if record.pixels is not None], tally.mood_counts()
+    if counts.lowest.size:
+        parts = [record.pixels for record in masked if record.pixels is not None]
+        drawn = draw_counts(parts, _number(masked, patients), counts, weights, figure_counts)
+        yield "mood_pixel_ap", drawn[PIXEL_FIGURES.index("ap")]
+    labels, scores = tally.sample_items()
+    yield "mood_sample_ap", draw_scores(labels, scores, _number(tally.counted, patients), weights)[1]
+
+
+def _draw_scored(tally: Tally, patients: dict[str, int], weights: Array) -> Iterator[tuple[str, Array]]:
+    scored = [record for record in tally.scored if record.pixels is not None]
+    for prefix, part, counts, kept in (
+        ("pixel", "pixels", tally.pixels.counts(), PIXEL_FIGURES),
+        ("inside_pixel", "inside", tally.inside.counts(), ("auroc", "ap")),
     ):
         if not counts.lowest.size:
             continue
-        drawn = draw_counts([getattr(one, part) for one in records], number(records), counts, weights, figure_counts)
-        kept = {"pixel": PIXEL_FIGURES, "inside_pixel": ("auroc", "ap"), "mood_pixel": ("ap",)}[prefix]
+        parts = [getattr(record, part) for record in scored]
+        drawn = draw_counts(parts, _number(scored, patients), counts, weights, figure_counts)
         yield from ((f"{prefix}_{name}", drawn[PIXEL_FIGURES.index(name)]) for name in kept)
 
     volumes = [record for record in tally.scored if not record.is_picture]
     labels, scores, of = tally.slice_items()
-    items = {
-        "image": (labels, scores, number(tally.scored)[of]),
-        "volume": (np.array([one.case.label for one in volumes]), np.array([one.score for one in volumes]), number(volumes)),
-        "mood_sample": (*tally.sample_items(), number(tally.records)),
-    }
+    whole = np.array([one.case.label for one in volumes]), np.array([one.score for one in volumes])
+    items = {"image": (labels, scores, _number(tally.scored, patients)[of]), "volume": (*whole, _number(volumes, patients))}
     for prefix, (truth, values, who) in items.items():
         if len(truth):
             area, precision = draw_scores(truth, values, who, weights)
             yield f"{prefix}_ap", precision
-            if prefix != "mood_sample":
-                yield f"{prefix}_auroc", area
+            yield f"{prefix}_auroc", area
 
     found = [record for record in scored if record.lesions is not None]
     if any(record.lesions.found.size for record in found if record.lesions is not None):
         table = FrocTable([record.lesions for record in found if record.lesions is not None])
-        who = number(found)
+        who = _number(found, patients)
         none = np.full(len(RATES), np.nan)
         at = np.array([table.curve(row[who]).at() if row[who].any() else none for row in weights])
         yield "lesion_sensitivity", at.mean(axis=1)

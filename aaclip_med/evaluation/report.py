@@ -79,7 +79,7 @@ def build_markdown(evaluation: Evaluation, title: str, note: str) -> str:
     """One row a detector in Markdown, in percent with 95 % intervals; the baselines below."""
     rows = [["", *COLUMNS.values()], ["---"] + ["---:"] * len(COLUMNS), *_list_rows(evaluation, title, " [{}–{}]")]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    lines = [table, "", _caption(evaluation, note), "", *evaluation.doubts, *evaluation.verdict]
+    lines = [table, "", _caption(evaluation, note), "", *evaluation.doubts, *evaluation.cautions, *evaluation.verdict]
     undefined = [f"- {line}" for line in _list_undefined(evaluation)]
     return "\n".join([*lines, *(["", "Undefined:", *undefined] if undefined else [])]) + "\n"
 
@@ -103,7 +103,7 @@ def build_latex(evaluation: Evaluation, title: str, note: str) -> str:
         r"\bottomrule",
         r"\end{tabular*}",
         r"\par\smallskip\footnotesize",
-        *map(_escape, [*evaluation.doubts, *evaluation.verdict, *undefined]),
+        *map(_escape, [*evaluation.doubts, *evaluation.cautions, *evaluation.verdict, *undefined]),
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
@@ -113,7 +113,8 @@ def list_cases(evaluation: Evaluation, predictor: Predictor) -> list[dict[str, A
     """One row a case: its own figures, and Dice and lesions at the thresholds of the whole set.
 
     ``dice``: at the threshold that gives the set its highest F1; ``lesions_found`` and ``false_positives``: where the set has
-    one false positive a volume. Pixel figures come from about 1,000 bins a case, good to about 0.001. ``reason``: why some of
+    one false positive a volume. Pixel figures come from about 1,000 bins a case, good to about 0.001, ``dice_at_5_fpr``
+    to 0.01. ``reason``: why some of
     it is missing.
     """
     tally = evaluation.tally
@@ -140,7 +141,7 @@ def _describe(record: CaseRecord, thresholds: dict[str, float], detected: float 
     if record.missing:
         return row
     row |= {"score": record.score, "slices": len(record.slice_labels), "abnormal_slices": int(record.slice_labels.sum())}
-    reasons: list[str | None] = []
+    reasons: list[str | None] = [record.conflict]
     if record.pixels is None:
         reasons.append("no mask")
     else:
@@ -204,9 +205,16 @@ def _caption(evaluation: Evaluation, note: str) -> str:
     rates_said = "AUPRO up to 30 % FPR; lesion sensitivity: mean at 1/8 to 8 false positives a volume"
     return (
         f"In %, with 95 % intervals over patients (bootstrap): {cases} of {patients}, "
-        f"{slices} ({counts['abnormal_slices']} abnormal), {lesions}. Slice score: "
-        f"{evaluation.tally.slice_score}. {rates_said}. {note}."
+        f"{slices} ({counts['abnormal_slices']} abnormal), {lesions}; {_describe_cut(evaluation)}. Slice score: "
+        f"{evaluation.tally.slice_score}; a window's: the same or its top 1 %, whichever is better. {rates_said}. {note}."
     )
+
+
+def _describe_cut(evaluation: Evaluation) -> str:
+    """The planes that slices were cut in, and the stride where it is not 1."""
+    planes, stride = evaluation.settings["planes"], evaluation.settings["stride"]
+    said = ", ".join(f"{plane} ({count})" for plane, count in planes.items()) if len(planes) > 1 else "".join(planes)
+    return f"plane: {said or '-'}" + (f"; one slice in {stride} scored, heat interpolated between" if stride != 1 else "")
 
 
 def _stack(head: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 
 from aaclip_med.data.index import Case, read_index
 from aaclip_med.data.planes import plan_volume
+from aaclip_med.data.slices import cut_case
 from aaclip_med.data.volumes import read_volume
 from aaclip_med.data.writing import prepare_output_folder
 from aaclip_med.errors import AaclipError, InputError
@@ -37,7 +40,8 @@ def evaluate_cases(
 ) -> Evaluation:
     """Score every row of an index and its baselines, and compare with the masks.
 
-    A case that cannot be scored is listed and left out; for MOOD's figures it counts as zeros. ``image_score``: a slice's
+    A case that cannot be scored is listed and left out; for MOOD's figures it counts as zeros, unless it is its mask that
+    cannot be used. ``image_score``: a slice's
     score, ``max``, or ``top1%`` and the like; None: what the refinement says. ``seed``: of the intervals' draws.
 
     Raises:
@@ -50,11 +54,12 @@ def evaluate_cases(
     if image_score is not None:
         refinement = replace(refinement, pool_share=read_share(image_score))
     tally = Tally(refinement, predictor.domain, detailed=True)
-    mean, scored = NormalMean(), []
+    mean, scored, planes = NormalMean(), [], Counter[str]()
     for case, found in score_cases(track(cases), predictor, cutting):
         if isinstance(found, AaclipError):
-            tally.add_missing(case, str(found), _count_mask(case, predictor, cutting))
+            tally.add_missing(case, str(found), _count_mask(case, predictor, cutting), _is_truth_false(case, predictor))
             continue
+        planes[found.plane] += 1
         tally.add(found)
         mean.add(found)
         scored.append(case)
@@ -62,7 +67,8 @@ def evaluate_cases(
     others = tally_baselines(scored, predictor, cutting, refinement, mean.value, track)
     baselines = {name: other.figures() for name, other in others.items()}
     verdict = judge_baselines(figures, baselines)
-    return Evaluation(tally, figures, others, baselines, verdict, _count(tally), mean.value)
+    settings = _list_settings(cases, predictor, cutting, image_score) | {"planes": dict(planes)}
+    return Evaluation(tally, figures, others, baselines, verdict, _count(tally), mean.value, settings)
 
 
 def evaluate_index(
@@ -89,7 +95,8 @@ def evaluate_index(
     if not cases:
         raise InputError(f"{index}: no row of split '{split}'")
     prepare_output_folder(out)
-    return evaluate_into(cases, load_predictor(adapters, **model), out, track, cutting, image_score, title)
+    told = {"index": Path(index).name, "index_sha256": sha256(Path(index).read_bytes()).hexdigest(), "split": split}
+    return evaluate_into(cases, load_predictor(adapters, **model), out, track, cutting, image_score, title, told)
 
 
 def evaluate_into(
@@ -100,8 +107,11 @@ def evaluate_into(
     cutting: Cutting | None = None,
     image_score: str | None = None,
     title: str | None = None,
+    told: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """``evaluate_cases``, and its tables and pictures in the folder ``out``; see ``write_evaluation``.
+
+    ``told``: what else its settings are to say, such as where the rows are from.
 
     A calibration that was made otherwise than a case is scored is left out for all: figures need none, and the cases' scores
     are the model's own probabilities then.
@@ -109,8 +119,27 @@ def evaluate_into(
     folder = prepare_output_folder(out)
     predictor = forget_unlike_calibration(predictor, cases, cutting or Cutting())
     evaluation = evaluate_cases(cases, predictor, track, cutting, image_score)
+    evaluation.settings.update(told or {})
     write_evaluation(folder, evaluation, predictor, cutting or Cutting(), title or predictor.preset.title)
     return evaluation
+
+
+def _list_settings(cases: Sequence[Case], predictor: Predictor, cutting: Cutting, image_score: str | None) -> dict[str, Any]:
+    """How rows were chosen and cut; holds no paths."""
+    window = predictor.preset.window
+    return {
+        "splits": dict(Counter(case.split or "none" for case in cases)),
+        "domain": predictor.domain,
+        "image_score": image_score,
+        "window": [window.kind, float(window.low), float(window.high)],
+        "crop": predictor.preset.crop,
+        "plane": cutting.plane,
+        "slices": cutting.slices,
+        "stride": cutting.stride,
+        "within_organ_masks": cutting.masks is not None,
+        "volume": cutting.volume,
+        "spacing_mm": cutting.spacing_mm,
+    }
 
 
 def _count(tally: Tally) -> dict[str, int]:
@@ -119,7 +148,7 @@ def _count(tally: Tally) -> dict[str, int]:
     labels = np.concatenate([record.slice_labels for record in scored]) if scored else np.zeros(0, dtype=int)
     return {
         "cases": len(scored),
-        "patients": len({record.patient for record in tally.records}),
+        "patients": len({record.patient for record in scored}),
         "volumes": len(volumes),
         "abnormal_volumes": sum(record.case.label for record in volumes),
         "slices": len(labels),
@@ -129,6 +158,19 @@ def _count(tally: Tally) -> dict[str, int]:
         "volumes_without_mask": sum(record.pixels is None for record in volumes),
         "failed": len(tally.records) - len(scored),
     }
+
+
+def _is_truth_false(case: Case, predictor: Predictor) -> bool:
+    """Whether a row cannot be used for its mask alone."""
+    return not _can_be_cut(case, predictor) and _can_be_cut(replace(case, mask_path=None), predictor)
+
+
+def _can_be_cut(case: Case, predictor: Predictor) -> bool:
+    try:
+        cut_case(case, predictor.preset)
+    except AaclipError:
+        return False
+    return True
 
 
 def _count_mask(case: Case, predictor: Predictor, cutting: Cutting) -> tuple[int, int] | None:

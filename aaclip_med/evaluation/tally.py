@@ -45,7 +45,7 @@ class CaseRecord:
 
     score: the volume's, or the picture's. slice_labels: (n,), one for each slice whose label is known; slice_scores and
     detection: (n,). pixels, inside: None without a mask. lesion_slice: the slice with the largest lesion. error: why nothing
-    could be scored, else None.
+    could be scored, else None; false_truth: it is the mask that cannot be used, not the scan.
     """
 
     case: Case
@@ -59,11 +59,20 @@ class CaseRecord:
     lesions: Detections | None = None
     lesion_slice: int = 0
     error: str | None = None
+    false_truth: bool = False
 
     @property
     def missing(self) -> bool:
         """Whether it has no scores."""
         return self.error is not None
+
+    @property
+    def conflict(self) -> str | None:
+        """What label and mask say of each other where they disagree in the slices used, else None."""
+        if self.missing or not self.case.mask_path or self.case.label == self.slice_labels.any():
+            return None
+        said, shown = ("abnormal", "empty") if self.case.label else ("normal", "not empty")
+        return f"labelled {said}, its mask is {shown} in the slices used"
 
     @property
     def patient(self) -> str:
@@ -106,12 +115,16 @@ class Tally:
                 record = replace(record, **_look_closer(view, masks, regions))
         self.records.append(record)
 
-    def add_missing(self, case: Case, error: str, pixels: tuple[int, int] | None) -> None:
-        """Take note of a case that ``error`` kept from scores; ``pixels``: its normal and abnormal ones, None where unknown."""
+    def add_missing(self, case: Case, error: str, pixels: tuple[int, int] | None, false_truth: bool = False) -> None:
+        """Take note of a case that ``error`` kept from scores; ``pixels``: its normal and abnormal ones, None where unknown.
+
+        ``false_truth``: it is its mask that cannot be used, so no figure counts it, MOOD's neither.
+        """
         lowest = np.array([-np.inf], dtype=np.float32)
         counts = Counts(lowest, np.array([pixels[0]]), np.array([pixels[1]]), np.zeros(1)) if pixels else None
         nothing = np.zeros(0)
-        self.records.append(CaseRecord(case, False, -math.inf, nothing, nothing, nothing, counts, error=error))
+        record = CaseRecord(case, False, -math.inf, nothing, nothing, nothing, counts, error=error, false_truth=false_truth)
+        self.records.append(record)
 
     @property
     def slice_score(self) -> str:
@@ -123,6 +136,11 @@ class Tally:
     def scored(self) -> list[CaseRecord]:
         """The cases that have scores."""
         return [record for record in self.records if not record.missing]
+
+    @property
+    def counted(self) -> list[CaseRecord]:
+        """The cases that MOOD's figures count: those that have scores, and those whose scan has none."""
+        return [record for record in self.records if not record.false_truth]
 
     def slice_items(self) -> tuple[Array, Array, Array]:
         """Labels, scores and the record's number of every slice whose label is known, (N,) each."""
@@ -144,15 +162,15 @@ class Tally:
         return FrocTable(volumes).curve()
 
     def sample_items(self) -> tuple[Array, Array]:
-        """Label and score of every case; one without scores is below all others, as MOOD's zeros are."""
+        """Label and score of every case that is counted; one without scores is below all others, as MOOD's zeros are."""
         lowest = min((record.score for record in self.scored), default=0.0) - 1.0
-        scores = [lowest if record.missing else record.score for record in self.records]
-        return np.array([record.case.label for record in self.records]), np.array(scores)
+        scores = [lowest if record.missing else record.score for record in self.counted]
+        return np.array([record.case.label for record in self.counted]), np.array(scores)
 
     def mood_counts(self) -> Counts:
-        """The pixels of all cases, those without scores at the bottom."""
+        """The pixels of all cases that are counted, those without scores at the bottom."""
         whole = self.pixels.counts()
-        missing = [record.pixels for record in self.records if record.missing and record.pixels is not None]
+        missing = [record.pixels for record in self.counted if record.missing and record.pixels is not None]
         if not missing:
             return whole
         sums = [np.sum([part[kind] for part in missing], axis=0) for kind in (1, 2, 3)]

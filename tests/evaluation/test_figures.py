@@ -28,7 +28,7 @@ from aaclip_med.inference.refinement import Refinement
 from aaclip_med.model.preprocess import resize_masks, resize_slices
 from aaclip_med.scoring.bootstrap import draw_patients
 from aaclip_med.scoring.metrics import Figure, evaluate_reference
-from aaclip_med.scoring.pooling import smooth_scores
+from aaclip_med.scoring.pooling import pool_maps, smooth_scores
 from tests.cli.conftest import OBLIQUE
 
 
@@ -85,12 +85,17 @@ def test_slice_scores_of_the_detector_and_of_the_intensity_are_smoothed_alike(he
     assert reach > 0
     evaluation = evaluate_cases(cases, demo_predictor)
     labels = np.concatenate(stacks["masks"]).any(axis=(1, 2))
-    for name, figures in (("maps", evaluation.figures), ("grey", evaluation.baselines["intensity"])):
+    for name, shares, figures in (
+        ("maps", (0.0,), evaluation.figures),
+        ("grey", (0.0, 0.01), evaluation.baselines["intensity"]),
+    ):
         smoothed = []
-        for case, maps in zip(cases, stacks[name], strict=True):
-            cut = cut_case(case, demo_predictor.preset)
-            smoothed.append(smooth_scores(maps.max(axis=(1, 2)), demo_predictor.place_slices(cut, cut.used), reach))
-        assert figures["image_auroc"].value == pytest.approx(roc_auc_score(labels, np.concatenate(smoothed)))
+        for share in shares:
+            for case, maps in zip(cases, stacks[name], strict=True):
+                cut = cut_case(case, demo_predictor.preset)
+                smoothed.append(smooth_scores(pool_maps(maps, share), demo_predictor.place_slices(cut, cut.used), reach))
+        pooled = np.concatenate(smoothed).reshape(len(shares), -1)
+        assert figures["image_auroc"].value == pytest.approx(max(roc_auc_score(labels, one) for one in pooled))
 
 
 def test_figures_inside_leave_out_what_the_window_shows_black(evaluation, stacks):
@@ -104,8 +109,11 @@ def test_the_windowed_intensity_stands_beside_as_a_score(evaluation, stacks):
     grey, masks = np.concatenate(stacks["grey"]), np.concatenate(stacks["masks"])
     figures = evaluation.baselines["intensity"]
     assert figures["pixel_auroc"].value == pytest.approx(roc_auc_score(masks.ravel(), grey.ravel()), abs=1e-5)
-    expected = roc_auc_score(masks.any(axis=(1, 2)), grey.max(axis=(1, 2)))
-    assert figures["image_auroc"].value == pytest.approx(expected)
+    highest = np.sort(grey.reshape(len(grey), -1), axis=1)[:, -64:].mean(axis=1)  # the top 1 % of 80 x 80 pixels
+    expected = [roc_auc_score(masks.any(axis=(1, 2)), pooled) for pooled in (grey.max(axis=(1, 2)), highest)]
+    assert figures["image_auroc"].value == pytest.approx(max(expected))
+    assert expected[0] < expected[1]  # a maximum is what the window clips
+    assert evaluation.baseline_tallies["intensity"].slice_score == "its map's highest 1 % in the mean"
 
 
 def test_the_difference_from_the_normal_mean_stands_beside(evaluation, stacks):
@@ -215,6 +223,25 @@ def test_a_case_that_fails_is_left_out_but_counts_as_zeros_for_mood(heads, demo_
     scores = [np.sort(one.max(axis=(1, 2)))[-3:].mean() for one in maps]
     labels = [*(one.any() for one in masks), True]
     assert broken.figures["mood_sample_ap"].value == pytest.approx(average_precision_score(labels, [*scores, -99.0]))
+
+
+def test_a_case_whose_mask_cannot_be_used_costs_the_detector_nothing(heads, demo_predictor, evaluation, tmp_path):
+    cases = read_index(heads / "index.jsonl")
+    nib.save(nib.Nifti1Image(np.ones((5, 5, 5), np.uint8), OBLIQUE), tmp_path / "other.nii.gz")
+    spoilt = evaluate_cases([*cases, replace(cases[1], mask_path=tmp_path / "other.nii.gz", patient="p9")], demo_predictor)
+    assert len(spoilt.failures) == 1
+    assert spoilt.counts["patients"] == evaluation.counts["patients"]
+    for name in ("mood_sample_ap", "mood_pixel_ap"):
+        assert spoilt.figures[name].value == pytest.approx(evaluation.figures[name].value)
+        assert spoilt.figures[name].low == pytest.approx(evaluation.figures[name].low, abs=1e-9)
+
+
+def test_intervals_are_drawn_from_the_patients_that_were_scored(heads, demo_predictor):
+    cases = read_index(heads / "broken.jsonl")
+    whole, broken = evaluate_cases(cases[:-1], demo_predictor), evaluate_cases(cases, demo_predictor)
+    for name in ("pixel_auroc", "image_ap", "volume_ap", "lesion_sensitivity"):
+        assert (broken.figures[name].low, broken.figures[name].high) == (whole.figures[name].low, whole.figures[name].high)
+    assert broken.counts["patients"] == whole.counts["patients"]
 
 
 def test_lesions_outside_a_rows_slices_are_neither_missed_nor_listed(heads, demo_predictor, tmp_path):

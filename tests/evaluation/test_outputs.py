@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -174,7 +175,7 @@ def test_one_case_of_one_patient_is_spoken_of_in_the_singular(heads, tmp_path):
     _evaluate_rows(heads, tmp_path / "one", lambda row: row["image_path"] == "head_1.nii.gz")
     for name in ("metrics.md", "metrics.tex"):
         text = (tmp_path / "one" / name).read_text()
-        assert "1 case of 1 patient, 8 slices (3 abnormal), 1 lesion." in text
+        assert "1 case of 1 patient, 8 slices (3 abnormal), 1 lesion; plane: axial." in text
 
 
 def test_the_latex_table_has_a_label_and_no_sign_that_latex_takes_for_its_own(heads, untrained_predictor):
@@ -316,7 +317,43 @@ def test_rows_whose_labels_their_masks_contradict_are_named(heads, tmp_path, cap
     options = ["--adapters", "demo", "--preset", "brain-mri", "--image-size", "80", "--out", str(tmp_path)]
     assert main(["evaluate", "--index", str(heads / "contrary.jsonl"), *options]) == 0
     (note,) = [line for line in capsys.readouterr().err.splitlines() if "note" in line]
-    assert f"row 1 is labelled abnormal, its mask is empty in the slices used ({heads / 'mask_0.nii.gz'})" in note
-    assert f"row 2 is labelled normal, its mask is not empty in the slices used ({heads / 'mask_1.nii.gz'})" in note
-    assert "row 3" not in note
-    assert "row 4" not in note
+    said = (tmp_path / "metrics.md").read_text()
+    (caution,) = json.loads((tmp_path / "metrics.json").read_text())["cautions"]
+    for text in (note, said, caution):
+        assert "row 1 is labelled abnormal, its mask is empty in the slices used" in text
+        assert "row 2 is labelled normal, its mask is not empty in the slices used" in text
+        assert "row 3" not in text
+        assert "row 4" not in text
+    with (tmp_path / "cases.csv").open(newline="") as stream:
+        reasons = [case["reason"] for case in csv.DictReader(stream)]
+    assert [reason.startswith("labelled") for reason in reasons] == [True, True, False, False]
+
+
+def test_rows_that_were_learned_from_are_named_beside_their_figures(heads, tmp_path, capsys):
+    rows = [json.loads(line) for line in (heads / "index.jsonl").read_text().splitlines()[:3]]
+    for row, split in zip(rows, ("train", "val", "test"), strict=True):
+        row["split"] = split
+    index = heads / "split.jsonl"
+    index.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    caution = "2 of 3 rows are of split train or val"
+    assert main(["evaluate", "--index", str(index), *OPTIONS, "--out", str(tmp_path / "all")]) == 0
+    assert caution in capsys.readouterr().err
+    assert caution in (tmp_path / "all" / "metrics.md").read_text()
+    assert caution in (tmp_path / "all" / "metrics.tex").read_text()
+    assert main(["evaluate", "--index", str(index), "--split", "test", *OPTIONS, "--out", str(tmp_path / "test")]) == 0
+    assert "split train" not in capsys.readouterr().err
+
+
+def test_the_figures_say_of_which_rows_and_by_which_cut_they_are(heads, tmp_path):
+    index = heads / "one.jsonl"
+    index.write_text((heads / "index.jsonl").read_text().splitlines()[1] + "\n")
+    options = ["--plane", "coronal", "--stride", "2", "--window", "100", "900", "--image-score", "top5%"]
+    assert main(["evaluate", "--index", str(index), *OPTIONS, *options, "--out", str(tmp_path)]) == 0
+    settings = json.loads((tmp_path / "metrics.json").read_text())["settings"]
+    assert settings["index"] == "one.jsonl"
+    assert settings["index_sha256"] == hashlib.sha256(index.read_bytes()).hexdigest()
+    assert settings["splits"] == {"none": 1}
+    assert (settings["plane"], settings["planes"], settings["stride"]) == ("coronal", {"coronal": 1}, 2)
+    assert settings["window"] == ["hu", 100.0, 900.0]
+    assert settings["image_score"] == "top5%"
+    assert "plane: coronal; one slice in 2 scored, heat interpolated between" in (tmp_path / "metrics.md").read_text()
