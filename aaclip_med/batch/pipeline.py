@@ -22,7 +22,8 @@ from aaclip_med.data.volumes import printable
 from aaclip_med.errors import AaclipError, InputError, OutputError
 from aaclip_med.inference.case import finish_case
 from aaclip_med.inference.cutting import Cutting
-from aaclip_med.inference.predictor import Prediction, Predictor, Prepared
+from aaclip_med.inference.predictor import Predictor, Prepared
+from aaclip_med.inference.stream import SliceScores
 
 
 @dataclass
@@ -70,7 +71,8 @@ class Pipeline:
     """Scores sources with ``readers`` reading ahead and ``writers`` writing behind.
 
     At most ``readers + 1`` scans wait for the model and ``writers + 1`` results for a writer, so memory does not grow with the
-    number of cases. ``marks`` hold for every row of the tables.
+    number of cases. Writers also make the heatmap of a case's maps: a GPU, which holds but one batch ahead, would wait for it.
+    ``marks`` hold for every row of the tables.
     """
 
     predictor: Predictor
@@ -104,10 +106,10 @@ class Pipeline:
                     under_way.append(case)
                     yield case.prepared
 
-            for prediction in self.predictor.predict_prepared(prepared()):
+            for _, parts in self.predictor.score_prepared(prepared()):
                 now = time.perf_counter()
                 self.stages.add(model=now - clock - (self.stages.waiting - waited))
-                writing.append(behind.submit(self._finish, under_way.popleft(), prediction))
+                writing.append(behind.submit(self._finish, under_way.popleft(), parts))
                 while writing and (len(writing) > self.writers + 1 or writing[0].done()):
                     finished.append(Outcome(writing.popleft().result()))
                 while finished:
@@ -169,10 +171,13 @@ class Pipeline:
             self.stages.add(reading=seconds)
         return _Case(source, organ_path, prepared, seconds)
 
-    def _finish(self, case: _Case, prediction: Prediction) -> Row:
+    def _finish(self, case: _Case, parts: list[SliceScores]) -> Row:
+        """Write what is made of the scores of a case's cuts. ``parts`` is emptied: the pool holds on to it for as long."""
         clock = time.perf_counter()
         volume, organ = case.prepared.volume, case.prepared.organ
         try:
+            prediction = self.predictor.fuse(case.prepared, parts)
+            parts.clear()
             scored = finish_case(volume, self.predictor, prediction, self.writer.account.threshold, self.minimum_ml)
             files, problems = self.writer.write(case.source, volume, organ, scored)
         except OutputError:

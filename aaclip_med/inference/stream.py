@@ -94,12 +94,30 @@ class _Stack:
         self.known = place.stop
 
 
+def _split(pieces: list[Array], count: int) -> Iterator[list[Array]]:
+    """The same slices, ``count`` at a time; the last may be fewer."""
+    part: list[Array] = []
+    room = count
+    for piece in pieces:
+        start = 0
+        while start < len(piece):
+            part.append(piece[start : start + room])
+            start += len(part[-1])
+            room -= len(part[-1])
+            if room == 0:
+                yield part
+                part, room = [], count
+    if part:
+        yield part
+
+
 class SliceStream:
     """Stacks of slices in, their scores out, in order.
 
     Every batch has one shape, the last is filled up: so a slice's scores do not depend on the slices it shares a batch with.
     Batches are of ``batch_size`` slices, on a CPU of no more than it computes at once: one of the published tower's. Where a
-    GPU's memory does not hold a batch, batches halve, and ``batch_size`` says so. ``detector`` is prepared for inference.
+    GPU's memory does not hold a batch, in the slices' own size or the detector's, batches halve, and ``batch_size`` says so.
+    ``detector`` is prepared for inference.
     """
 
     def __init__(
@@ -144,46 +162,52 @@ class SliceStream:
             if under_way is not None:
                 yield from self._settle(under_way, open_stacks, report)
 
-    def _fill(self, stacks: Iterable[Stack], open_stacks: deque[_Stack]) -> Iterator[torch.Tensor]:
-        """Batches (B, 1 or 3, size, size) of resized slices; the last may be short, and the last before another size."""
-        pieces: list[torch.Tensor] = []
+    def _fill(self, stacks: Iterable[Stack], open_stacks: deque[_Stack]) -> Iterator[list[Array]]:
+        """Batches of slices in pieces, as they come; the last batch may be short, and the last before another side."""
+        pieces: list[Array] = []
         held = 0
         for stack in stacks:
             open_stacks.append(_Stack(len(stack)))
             start = 0
             while start < len(stack):
-                piece = self._resize(stack[start : start + self.batch_size - held])
-                if pieces and piece.shape[-1] != pieces[0].shape[-1]:
-                    yield torch.cat(pieces)
+                piece = stack[start : start + self.batch_size - held]
+                if pieces and self._choose_side(piece) != self._choose_side(pieces[0]):
+                    yield pieces
                     pieces, held = [], 0
-                if pieces and piece.shape[1] != pieces[0].shape[1]:
-                    pieces, piece = [part.expand(-1, 3, -1, -1) for part in pieces], piece.expand(-1, 3, -1, -1)
                 pieces.append(piece)
                 start += len(piece)
                 held += len(piece)
                 if held >= self.batch_size:
-                    yield torch.cat(pieces)
+                    yield pieces
                     pieces, held = [], 0
         if pieces:
-            yield torch.cat(pieces)
+            yield pieces
+
+    def _choose_side(self, images: Array) -> int:
+        height, width = images.shape[1:3]
+        return choose_side(height, width, self.detector.config.image_size, self.refinement.zoom)
 
     @torch.inference_mode()
-    def _resize(self, images: Array) -> torch.Tensor:
-        chunk = torch.from_numpy(np.ascontiguousarray(images))
-        if self.device.type == "cuda":
-            chunk = chunk.pin_memory()
-        chunk = chunk.to(self.device, non_blocking=True)
-        chunk = chunk.unsqueeze(1) if chunk.ndim == 3 else chunk.movedim(-1, 1)
-        side = choose_side(chunk.shape[-2], chunk.shape[-1], self.detector.config.image_size, self.refinement.zoom)
-        return resize_slices(chunk.float(), side)
+    def _launch(self, pieces: list[Array]) -> _Fetched:
+        def run(count: int) -> _Fetched:
+            parts = [self._run(self._resize(part), count) for part in _split(pieces, count)]
+            return _fetch(_Result(torch.cat([part.log_odds for part in parts]), torch.cat([part.detection for part in parts])))
 
-    @torch.inference_mode()
-    def _launch(self, batch: torch.Tensor) -> _Fetched:
-        def run(count: int) -> list[_Result]:
-            return [self._run(part, count) for part in torch.split(batch, count)]
+        fetched, self.batch_size = halve_until_it_fits(run, self.batch_size)
+        return fetched
 
-        parts, self.batch_size = halve_until_it_fits(run, self.batch_size)
-        return _fetch(_Result(torch.cat([part.log_odds for part in parts]), torch.cat([part.detection for part in parts])))
+    def _resize(self, pieces: list[Array]) -> torch.Tensor:
+        """Slices of one side as (B, 1 or 3, side, side) on the device."""
+        resized = []
+        for piece in pieces:
+            chunk = torch.from_numpy(np.ascontiguousarray(piece))
+            if self.device.type == "cuda":
+                chunk = chunk.pin_memory()
+            chunk = chunk.to(self.device, non_blocking=True)
+            chunk = chunk.unsqueeze(1) if chunk.ndim == 3 else chunk.movedim(-1, 1)
+            resized.append(resize_slices(chunk.float(), self._choose_side(piece)))
+        channels = max(part.shape[1] for part in resized)
+        return torch.cat([part.expand(-1, channels, -1, -1) for part in resized])
 
     def _run(self, batch: torch.Tensor, size: int) -> _Result:
         """Log odds (B, size, size) and detection scores (B,), still on the device, of a batch filled up to ``size``."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from aaclip_med import build_detector
 from aaclip_med.data.volumes import Volume
@@ -46,6 +48,44 @@ def test_batches_halve_until_they_fit_and_scores_stay_the_same(
     assert predictor.batch_size == left
     assert batches == [left] * -(-slices // left)
     assert f"going on with {left} slices" in caplog.text
+
+
+class SmallMemoryForResizing(TorchDispatchMode):
+    """Resizes no more than ``largest`` slices at once, as a GPU does that large slices fill."""
+
+    def __init__(self, largest: int) -> None:
+        super().__init__()
+        self.largest = largest
+        self.batches: list[int] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func.overloadpacket is torch.ops.aten._upsample_bicubic2d_aa:
+            self.batches.append(len(args[0]))
+            if len(args[0]) > self.largest:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        return func(*args, **(kwargs or {}))
+
+
+def test_slices_too_large_to_be_resized_together_are_resized_in_halved_batches() -> None:
+    predictor = Predictor(build_detector("tiny", image_size=40), get_preset("brain-mri"), batch_size=8)
+    stacks = [IMAGES[:3], IMAGES[3:], np.random.default_rng(1).random((6, 20, 20, 3), dtype=np.float32)]
+    wanted = [predictor.score_slices(stack) for stack in stacks]
+    stream = SliceStream(predictor.detector, predictor.anchors, "medical", predictor.device, 8)
+    with SmallMemoryForResizing(2) as memory:
+        found = list(stream.score(stacks))
+    assert (stream.batch_size, stream.done) == (2, 13)
+    assert memory.batches[:4] == [3, 3, 2, 1]
+    for scores, alone in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(scores.log_odds, alone.log_odds, atol=1e-4)
+        np.testing.assert_allclose(scores.detection, alone.detection, atol=1e-6)
+
+
+def test_a_memory_too_small_to_resize_one_slice_says_what_to_do() -> None:
+    predictor = Predictor(build_detector("tiny", image_size=40), get_preset("brain-mri"))
+    with SmallMemoryForResizing(0), pytest.raises(MemoryError, match=r"with one slice at a time.*--device cpu"):
+        predictor.score_slices(IMAGES)
 
 
 def test_a_memory_too_small_for_one_slice_says_what_to_do() -> None:
