@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,10 @@ def run_train(options: argparse.Namespace) -> int:
     """Both stages."""
     from aaclip_med.training.bundle import train
 
+    if "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ["WORLD_SIZE"]) > 1:
+        raise InputError(
+            "train is one process, and torchrun started several; run the bundle with its multi_gpu_train.yaml there"
+        )
     read_index(options.index)
     prepare_output_folder(options.out)
     names = (
