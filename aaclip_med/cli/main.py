@@ -123,7 +123,7 @@ def _add_train(commands: Commands) -> None:
     command.add_argument("--seed", type=read_count, default=0)
     command.add_argument("--workers", type=read_count, metavar="N", help="loader processes (default: half the cores for a GPU)")
     command.add_argument("--tracking", choices=("mlflow",), help="curves go to MLflow too (default: TensorBoard alone)")
-    add_hardware(command.add_argument_group("hardware"), None, "auto; float32 for tiny", TRAINED_PRECISIONS)
+    add_hardware(command.add_argument_group("hardware"), None, "float32; under paper auto, but float32 for tiny", TRAINED_PRECISIONS)
 
 
 def _add_montage(commands: Commands) -> None:
