@@ -36,7 +36,7 @@ def run_train(options: argparse.Namespace) -> int:
     names = (
         "preset", "backbone", "weights", "image_size", "adapters", "fidelity", "activation", "stage_one_levels",
         "value_attention", "text_epochs", "image_epochs", "text_batch_size", "image_batch_size", "seed", "workers", "device",
-        "precision", "cache_dir", "refinement", "feature_cache",
+        "precision", "cache_dir", "refinement", "feature_cache", "text_draws",
     )  # fmt: skip
     overrides: dict[str, Any] = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     overrides |= {"index": options.index, "output_dir": options.out, "augment": not options.no_augmentation}
