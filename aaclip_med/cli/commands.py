@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,12 +27,16 @@ def run_train(options: argparse.Namespace) -> int:
     """Both stages."""
     from aaclip_med.training.bundle import train
 
+    if "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ["WORLD_SIZE"]) > 1:
+        raise InputError(
+            "train is one process, and torchrun started several; run the bundle with its multi_gpu_train.yaml there"
+        )
     read_index(options.index)
     prepare_output_folder(options.out)
     names = (
         "preset", "backbone", "weights", "image_size", "adapters", "fidelity", "activation", "stage_one_levels",
         "value_attention", "text_epochs", "image_epochs", "text_batch_size", "image_batch_size", "seed", "workers", "device",
-        "precision", "cache_dir", "refinement", "feature_cache",
+        "precision", "cache_dir", "refinement", "feature_cache", "text_draws",
     )  # fmt: skip
     overrides: dict[str, Any] = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     overrides |= {"index": options.index, "output_dir": options.out, "augment": not options.no_augmentation}

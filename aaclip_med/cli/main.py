@@ -114,6 +114,12 @@ def _add_train(commands: Commands) -> None:
     command.add_argument(
         "--feature-cache", metavar="DIR", help="stage 1 keeps the frozen tower's view of images that come again there"
     )
+    command.add_argument(
+        "--text-draws",
+        type=int,
+        metavar="N",
+        help="stage 1 draws augmentation in N epochs and shows the same again, for --feature-cache (default: in each)",
+    )
     command.add_argument("--checkpointing", action="store_true", help="stage 2 takes less memory and about a third more time")
     command.add_argument("--crop", action="store_true", help="cut slices down to the foreground")
     command.add_argument("--no-augmentation", action="store_true")
@@ -123,7 +129,7 @@ def _add_train(commands: Commands) -> None:
     command.add_argument("--seed", type=read_count, default=0)
     command.add_argument("--workers", type=read_count, metavar="N", help="loader processes (default: half the cores for a GPU)")
     command.add_argument("--tracking", choices=("mlflow",), help="curves go to MLflow too (default: TensorBoard alone)")
-    add_hardware(command.add_argument_group("hardware"), None, "auto; float32 for tiny", TRAINED_PRECISIONS)
+    add_hardware(command.add_argument_group("hardware"), None, "float32; paper auto, tiny float32", TRAINED_PRECISIONS)
 
 
 def _add_montage(commands: Commands) -> None:

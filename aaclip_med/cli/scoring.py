@@ -98,7 +98,7 @@ def run_score(options: argparse.Namespace) -> int:
     _refuse_idle(options)
     cutting = make_cutting(options)
     limits = _choose_limits(options)
-    shard = _choose_shard(options)
+    shard = choose_shard(options)
     model = load_options(options)
     found = find_sources(options.inputs, cutting.volume, cutting.spacing_mm)
     prepare_output_folder(options.out)
@@ -183,8 +183,13 @@ def make_aim(options: argparse.Namespace) -> Any:
     return None
 
 
-def _choose_shard(options: argparse.Namespace) -> Any:
-    """The shard asked for, else this process' among those of torchrun, which also names its GPU."""
+def choose_shard(options: argparse.Namespace) -> Any:
+    """The shard asked for, else this process' among those of torchrun, each of which has a GPU of its own: ``options.device``
+    becomes it, unless the CPU or one GPU is asked for by number.
+
+    Raises:
+        InputError: there is no such shard, or it is no use beside the other options.
+    """
     from aaclip_med.batch.run import Shard
 
     if options.shard is not None:
@@ -194,8 +199,8 @@ def _choose_shard(options: argparse.Namespace) -> Any:
         shard = Shard(int(match[1]), int(match[2]))
     elif "TORCHELASTIC_RUN_ID" in os.environ:
         shard = Shard(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
-        if options.device == "auto":
-            options.device = _name_device(int(os.environ["LOCAL_RANK"]))
+        if options.device in ("auto", "cuda"):
+            options.device = _number_device(options.device, int(os.environ["LOCAL_RANK"]))
     else:
         shard = Shard()
     if shard.count > 1 and (options.overwrite or options.engine == "ray"):
@@ -203,7 +208,7 @@ def _choose_shard(options: argparse.Namespace) -> Any:
     return shard
 
 
-def _name_device(local_rank: int) -> str:
+def _number_device(name: str, local_rank: int) -> str:
     import torch
 
-    return f"cuda:{local_rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "auto"
+    return f"cuda:{local_rank % torch.cuda.device_count()}" if torch.cuda.is_available() else name

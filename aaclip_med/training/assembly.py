@@ -184,6 +184,7 @@ def describe_settings(
     crop: bool = False,
     refinement: str = "published",
     replaced_by: str | Path | None = None,
+    text_draws: int | None = None,
 ) -> dict[str, Any]:
     """What a run may not change when it is taken up again; ``detector`` as it is before the first step.
 
@@ -194,7 +195,7 @@ def describe_settings(
     result = _read_result(Path(replaced_by) / ADAPTERS) if replaced_by is not None else None
     if result is not None and result.digest == begun:
         begun = result.provenance.get("training", {}).get("settings", {}).get("adapters", begun)  # older files do not say it
-    return {
+    settings = {
         "detector": _digest(str(detector.config.to_json())),
         "tower": detector.tower_hash,
         "adapters": begun[:16],
@@ -209,6 +210,7 @@ def describe_settings(
         "crop": crop,
         "refinement": refinement,
     }
+    return settings if text_draws is None else settings | {"text_draws": text_draws}
 
 
 def _read_result(path: Path) -> Checkpoint | None:

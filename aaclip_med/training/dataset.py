@@ -50,7 +50,8 @@ class SliceDataset(Dataset[dict[str, Any]]):
     ``zoom``: slices are resized as ``preprocess.choose_side`` says; where that is more than ``image_size``, a square is cut out
     of them, mostly around a lesion if there is one.
 
-    What is drawn depends on the seed, the epoch and the slice alone, so an epoch can be run again.
+    What is drawn depends on the seed, the epoch and the slice alone, so an epoch can be run again. ``draws``: so many
+    epochs draw anew, those after them what these have drawn, so that images come again; None: all draw anew.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
         synthetic_share: float = 0.5,
         transplant: Transplant | None = None,
         zoom: float = 1.0,
+        draws: int | None = None,
     ) -> None:
         self.store = store
         self.slices = slices
@@ -76,6 +78,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
         self.synthetic_share = synthetic_share
         self.transplant = transplant
         self.zoom = zoom
+        self.draws = draws
         self.hosts = _group_hosts(slices)
         self.epoch = 0
 
@@ -85,15 +88,16 @@ class SliceDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, position: int) -> dict[str, Any]:
         item = self.slices[position]
         picture, drawn = self.store.image(item), self.store.mask(item)
+        draw = self.epoch if self.draws is None else (self.epoch - 1) % self.draws + 1  # epochs count from 1
         if self.synthesis is not None:
-            rng = np.random.default_rng((self.seed, self.epoch, position, SYNTHESIS_STREAM))
+            rng = np.random.default_rng((self.seed, draw, position, SYNTHESIS_STREAM))
             if rng.random() < self.synthetic_share:
                 picture, drawn = self.synthesis.apply_slice(picture, rng, self.store.organ(item))
-        frame = np.random.default_rng((self.seed, self.epoch, position, FRAME_STREAM))
+        frame = np.random.default_rng((self.seed, draw, position, FRAME_STREAM))
         side = choose_side(picture.shape[-2], picture.shape[-1], self.image_size, self.zoom)
         image, mask = _resize(picture, drawn, side)
         if self.transplant is not None and item.label:
-            rng = np.random.default_rng((self.seed, self.epoch, position, TRANSPLANT_STREAM))
+            rng = np.random.default_rng((self.seed, draw, position, TRANSPLANT_STREAM))
             if rng.random() < self.transplant.share:
                 hosts = self.hosts[_kind(item)]
                 host = hosts[int(rng.integers(len(hosts)))]
@@ -101,7 +105,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
                 image, mask = self.transplant.apply(place, (image, mask), rng)
         image, mask = _cut_square(image, mask, min(side, round(MARGIN * self.image_size)), frame)
         if self.augmentation is not None:
-            rng = np.random.default_rng((self.seed, self.epoch, position))
+            rng = np.random.default_rng((self.seed, draw, position))
             image, mask = self.augmentation.apply(image, mask, rng)
         image, mask = _cut_square(image, mask, self.image_size, frame)
         preset = get_preset(item.case.preset) if item.case.preset else self.store.preset

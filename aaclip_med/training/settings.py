@@ -12,10 +12,12 @@ LARGEST_SEED = 2**32 - 1
 """NumPy's."""
 RANGES = {
     **dict.fromkeys(("text_epochs", "image_epochs", "text_batch_size", "image_batch_size"), (1, None)),
-    **dict.fromkeys(("validation_batch_size", "val_interval"), (1, None)),
+    **dict.fromkeys(("validation_batch_size", "val_interval", "text_draws"), (1, None)),
     "workers": (0, None),
     "seed": (0, LARGEST_SEED),
 }
+OPTIONAL = ("workers", "text_draws")
+"""May be None."""
 RATES = ("text_learning_rate", "image_learning_rate")
 
 
@@ -37,7 +39,7 @@ def check_settings(settings: Mapping[str, object]) -> None:
     """
     settings = {name: value for name, value in settings.items() if not (isinstance(value, str) and value[:1] in ("$", "@"))}
     for name, (least, most) in RANGES.items():
-        if name in settings and not (name == "workers" and settings[name] is None):
+        if name in settings and not (name in OPTIONAL and settings[name] is None):
             check_whole(name, settings[name], least, most)
     for name in RATES:
         rate = settings.get(name, 0.0)

@@ -12,8 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
-from aaclip_med.cli.main import main
+from aaclip_med.batch.run import Shard
+from aaclip_med.cli.main import build_parser, main
+from aaclip_med.cli.scoring import choose_shard
 from tests.batch.conftest import DEMO, Table
 
 Read = Callable[[Path], dict[str, Table]]
@@ -40,6 +43,39 @@ def test_torchrun_divides_the_cases_among_its_ranks(
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "aaclip_med"]
     subprocess.run([*command, "score", str(scans), *DEMO, "--out", str(out)], check=False, capture_output=True, timeout=300)
     assert read_tables(out) == whole
+
+
+@pytest.mark.parametrize(
+    ("gpus", "asked", "taken"),
+    [
+        (2, "auto", "cuda:1"),
+        (2, "cuda", "cuda:1"),
+        (2, "cuda:0", "cuda:0"),
+        (2, "cpu", "cpu"),
+        (0, "auto", "auto"),
+        (0, "cuda", "cuda"),
+    ],
+)
+def test_each_rank_of_torchrun_takes_a_gpu_of_its_own_unless_one_is_named(
+    gpus: int, asked: str, taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "run", "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "3"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    options = build_parser().parse_args(["score", "SCANS", "--out", "OUT", *DEMO, "--device", asked])
+    assert choose_shard(options) == Shard(3, 4)
+    assert options.device == taken
+
+
+def test_training_by_the_command_is_refused_to_the_ranks_of_torchrun(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "aaclip_med", "train", "--index", "train.jsonl", "--preset", "brain-mri"]
+    rank = os.environ | {"TORCHELASTIC_RUN_ID": "run", "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path)], env=rank, check=False, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 2
+    assert "multi_gpu_train.yaml" in done.stderr
 
 
 @pytest.mark.parametrize("shard", ["4/4", "1", "a/b", "-1/2"])

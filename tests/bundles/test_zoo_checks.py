@@ -32,6 +32,7 @@ REFUSED = [
     ("text_batch_size", 1.5, "text_batch_size 1.5"),
     ("validation_batch_size", True, "validation_batch_size True"),
     ("val_interval", 0, "val_interval 0"),
+    ("text_draws", 0, "text_draws 0: take a whole number from 1"),
     ("workers", -1, "workers -1: take a whole number from 0"),
     ("seed", -1, "seed -1: take a whole number from 0 to 4294967295"),
     ("seed", 2**32, "seed 4294967296"),

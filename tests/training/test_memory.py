@@ -1,9 +1,10 @@
-"""``train --feature-cache`` and ``--checkpointing``: reached by the command, and they change no adapter."""
+"""``train --feature-cache``, ``--text-draws`` and ``--checkpointing``: only fewer draws change adapters."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -38,17 +39,36 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("augmentation", [["--no-augmentation"], []])
+def train(index: Path, out: Path, *options: str) -> dict[str, Any]:
+    """The adapters that the command makes."""
+    assert main([*ARGUMENTS, *options, "--index", str(index), "--out", str(out)]) == 0
+    return dict(load_file(out / "adapters.safetensors"))
+
+
+@pytest.mark.parametrize(
+    "augmentation", [["--no-augmentation"], [], ["--text-draws", "1"], ["--text-draws", "1", "--normal-only"]]
+)
 def test_features_are_kept_of_images_that_come_again_and_the_adapters_are_the_same(
     index: Path, tmp_path: Path, augmentation: list[str]
 ) -> None:
     adapters = []
     for number, options in enumerate(([], ["--feature-cache", str(tmp_path / "features"), "--checkpointing"])):
-        out = tmp_path / str(number)
-        assert main([*ARGUMENTS, *augmentation, *options, "--index", str(index), "--out", str(out)]) == 0
-        adapters.append(load_file(out / "adapters.safetensors"))
+        adapters.append(train(index, tmp_path / str(number), *augmentation, *options))
     kept, validation, training = len(list((tmp_path / "features").iterdir())), 2 * 4, 6 * 4
     assert validation < kept <= validation + training if augmentation else kept == validation
     assert adapters[0].keys() == adapters[1].keys()
     for name, tensor in adapters[0].items():
         np.testing.assert_allclose(adapters[1][name], tensor, rtol=0, atol=1e-4, err_msg=name)
+
+
+def test_a_draw_for_each_epoch_is_the_default_fewer_are_not_and_a_run_is_not_taken_up_with_another_number(
+    index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    default, two, one = (
+        train(index, tmp_path / name, *options)
+        for name, options in (("default", []), ("two", ["--text-draws", "2"]), ("one", ["--text-draws", "1"]))
+    )
+    assert all(np.array_equal(two[name], tensor) for name, tensor in default.items())
+    assert not all(np.array_equal(one[name], tensor) for name, tensor in default.items())
+    assert main([*ARGUMENTS, "--text-draws", "2", "--index", str(index), "--out", str(tmp_path / "one")]) == 2
+    assert "other settings (text_draws)" in capsys.readouterr().err

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from torch import nn
+from towers import TOY_TOWER, toy_state
 
 from aaclip_med.training.assembly import build_optimizer
 from aaclip_med.training.recipes import PUBLISHED, TINY, StageRecipe, find_recipe
+from aaclip_med.zoo.names import find_bundle
 
 
 def test_tiny_learns_twice_as_long_where_slices_are_augmented() -> None:
@@ -44,3 +49,24 @@ def test_a_gradient_out_of_all_proportion_moves_tiny_no_further_than_others_did(
 
     usual = [move(1.0) for _ in range(500)][-1]
     assert least < move(100.0) / usual < most
+
+
+@pytest.mark.parametrize(
+    ("settings", "precision"),
+    [
+        ({"backbone": TOY_TOWER}, "float32"),
+        ({"backbone": TOY_TOWER, "fidelity": "paper"}, "auto"),
+        ({"backbone": TOY_TOWER, "precision": "auto"}, "auto"),
+        ({"backbone": "tiny", "fidelity": "paper"}, "float32"),
+    ],
+)
+def test_the_programs_numbers_are_trained_for_in_float32_unless_asked(
+    settings: dict[str, object], precision: str, tmp_path: Path
+) -> None:
+    if settings["backbone"] != "tiny":
+        torch.save(toy_state(), tmp_path / "toy.pt")
+        settings |= {"weights": str(tmp_path / "toy.pt")}
+    parser = ConfigParser()
+    parser.read_config(str(find_bundle() / "configs" / "train.yaml"))
+    parser.update(settings | {"device": "cpu"})
+    assert parser.get_parsed_content("dtype::precision") == precision

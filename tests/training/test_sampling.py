@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -16,6 +18,7 @@ from PIL import Image
 from aaclip_med.cli.main import main
 from aaclip_med.data.index import Case
 from aaclip_med.data.slices import SliceStore
+from aaclip_med.data.synthesis import Synthesis
 from aaclip_med.errors import InputError
 from aaclip_med.presets import get_preset
 from aaclip_med.training.assembly import build_loader, choose_workers
@@ -68,6 +71,26 @@ def test_a_share_of_the_slices_drawn_shows_lesions_and_none_is_favoured(dataset:
 def test_an_epoch_is_the_same_each_time_and_unlike_the_next(dataset: SliceDataset) -> None:
     one, other = EpochSampler(dataset, seed=3, lesion_share=0.5), EpochSampler(dataset, seed=3, lesion_share=0.5)
     assert draw(one, 4) == draw(other, 4) != draw(one, 5)
+
+
+@pytest.mark.parametrize(
+    "options", [{"augmentation": ROBUST}, {"synthesis": Synthesis()}, {"transplant": Transplant(1.0, fewest=1)}, {"zoom": 2.0}]
+)
+def test_as_many_epochs_as_named_draw_anew_and_those_after_them_draw_the_same(
+    dataset: SliceDataset, options: dict[str, Any]
+) -> None:
+    def show(epochs: Iterable[int], draws: int | None) -> list[torch.Tensor]:
+        shown = SliceDataset(dataset.store, dataset.slices, 20, "reference", draws=draws, **options)
+        pictures = []
+        for epoch in epochs:
+            shown.epoch = epoch
+            pictures.append(torch.stack([shown[position]["image"] for position in range(len(shown))]))
+        return pictures
+
+    unlimited, limited = show(range(1, 6), None), show(range(1, 6), 2)
+    assert not torch.equal(unlimited[0], unlimited[1])
+    for epoch, drawn_in in enumerate([1, 2, 1, 2, 1], start=1):
+        assert torch.equal(limited[epoch - 1], unlimited[drawn_in - 1])
 
 
 def test_a_share_is_left_aside_where_all_slices_are_of_one_kind(dataset: SliceDataset) -> None:
