@@ -113,7 +113,7 @@ def test_the_windowed_intensity_stands_beside_as_a_score(evaluation, stacks):
     expected = [roc_auc_score(masks.any(axis=(1, 2)), pooled) for pooled in (grey.max(axis=(1, 2)), highest)]
     assert figures["image_auroc"].value == pytest.approx(max(expected))
     assert expected[0] < expected[1]  # a maximum is what the window clips
-    assert evaluation.baseline_tallies["intensity"].slice_score == "its map's highest 1 % in the mean"
+    assert evaluation.baseline_tallies["intensity"].slice_score == "the mean of its map's highest 1 %"
 
 
 def test_the_difference_from_the_normal_mean_stands_beside(evaluation, stacks):
