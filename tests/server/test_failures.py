@@ -20,15 +20,14 @@ from server.conftest import TOKEN, Client, as_npy, await_it, draw_volume
 SMALL = as_npy(draw_volume())
 
 
-def test_a_running_job_is_cancelled_at_once_and_the_next_one_works(client: Client) -> None:
+def test_a_running_job_is_cancelled_whatever_its_worker_does_and_the_next_one_works(client: Client) -> None:
     running = client.submit_slow()
     after = client.submit(SMALL).json()["id"]
     await_it(lambda: client.status(running)["progress"] > 0.05)
-    began = time.monotonic()
+    os.kill(client.service.supervisors[0].process.pid, signal.SIGSTOP)  # it can neither answer nor end by itself
     assert client.delete(f"/v1/jobs/{running}").status_code == 204
     assert client.status(running)["state"] == "cancelled"
-    assert time.monotonic() - began < 1.0
-    await_it(lambda: not (client.service.scratch / running).exists(), 10)
+    await_it(lambda: not (client.service.scratch / running).exists())
     assert client.wait(after)["state"] == "done"
     assert client.status(running)["state"] == "cancelled"
     assert client.delete(f"/v1/jobs/{running}").status_code == 204

@@ -7,16 +7,20 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import venv
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import make_geometry
-from stopwatch import LONGEST_BLOCK, Stopwatch
 
 from AAClipMedLib import runner  # isort: skip
 from AAClipMedLib.batch import Batch, Task  # isort: skip
@@ -38,16 +42,33 @@ def make_job(**settings: Any) -> Job:
     return Job(np.ascontiguousarray(phantom.array.T[::3]), phantom.affine @ np.diag([1, 1, 3, 1]), Settings(**settings))
 
 
-def run_loop(work: Work | Batch, until: Any = None, limit: float = 120.0) -> tuple[list[Event], float]:
-    """A stand-in for the application's event loop: polls every 50 ms; returns the events and the longest block in seconds."""
+@contextmanager
+def list_called() -> Iterator[set[str]]:
+    """The module's own files that are at work in this thread meanwhile."""
+    called: set[str] = set()
+
+    def note(frame: FrameType, event: str, _argument: Any) -> None:
+        name = str(frame.f_globals.get("__name__"))
+        if event == "call" and name.startswith("AAClipMedLib."):
+            called.add(name.removeprefix("AAClipMedLib."))
+
+    sys.setprofile(note)
+    try:
+        yield called
+    finally:
+        sys.setprofile(None)
+
+
+def run_loop(work: Work | Batch, until: Any = None, limit: float = 120.0) -> list[Event]:
+    """A stand-in for the application's event loop: asks every 50 ms, in a thread that does nothing of the work itself."""
     events: list[Event] = []
-    watch = Stopwatch()
     deadline = time.monotonic() + limit
     while time.monotonic() < deadline:
-        with watch:
+        with list_called() as called:
             events += work.poll()
+        assert called <= {"work", "batch"}
         if work.is_over or (until is not None and until(events)):
-            return events, watch.longest
+            return events
         time.sleep(0.05)
     raise AssertionError(f"not over in {limit} s: {events[-3:]}")
 
@@ -65,6 +86,14 @@ def find_alive(pids: list[int]) -> list[int]:
     return alive
 
 
+def await_end(pids: list[int], limit: float = 60.0) -> None:
+    """Wait until none runs: one that is killed is still seen for a moment."""
+    deadline = time.monotonic() + limit
+    while alive := find_alive(pids):
+        assert time.monotonic() < deadline, f"{alive} still run"
+        time.sleep(0.02)
+
+
 class Program(runner.LocalJob):
     """A local job that runs another program in the package's place, to see how the job behaves when programs misbehave."""
 
@@ -76,19 +105,38 @@ class Program(runner.LocalJob):
         return super().run_python(["-c", self.code, arguments[-1]], hear)
 
 
-def test_a_real_run_reports_progress_and_never_blocks_the_gui() -> None:
+def test_starting_asking_and_cancelling_wait_for_nothing_that_the_work_does() -> None:
+    begun, held = threading.Event(), threading.Event()
+
+    class Held(Work):
+        def do(self) -> None:
+            self.tell(0.1, "begun")
+            begun.set()
+            held.wait(30.0)
+
+    work = Held()
+    work.start()
+    assert begun.wait(60.0)
+    assert [event.text for event in work.poll()] == ["begun"]
+    assert work.poll() == []
+    work.cancel()
+    assert work.poll() == []
+    held.set()
+    assert [event.kind for event in run_loop(work)] == ["cancelled"]
+
+
+def test_a_real_run_reports_progress_and_does_nothing_in_the_guis_thread() -> None:
     job = make_job()
     work = runner.LocalJob(job, sys.executable)
-    with Stopwatch() as start:
+    with list_called() as called:
         work.start()
-    events, longest = run_loop(work)
+    assert called == {"work"}
+    events = run_loop(work)
     assert events[-1].kind == "done", events[-1].text
     shares = [event.share for event in events if event.kind == "progress"]
     assert shares == sorted(shares)
     assert len({round(share, 2) for share in shares}) >= 4
     assert any("scoring" in event.text for event in events)
-    assert start.longest < LONGEST_BLOCK
-    assert longest < LONGEST_BLOCK
     result = events[-1].value
     assert result.heatmap.shape == job.voxels.shape
     assert result.heatmap.dtype == np.float32
@@ -99,7 +147,7 @@ def test_a_real_run_reports_progress_and_never_blocks_the_gui() -> None:
 def test_a_run_leaves_no_files_behind(tmp_path: Path) -> None:
     work = runner.LocalJob(make_job(adapters="no such adapters"), sys.executable, folder=tmp_path)
     work.start()
-    events, _ = run_loop(work)
+    events = run_loop(work)
     assert events[-1].kind == "failed"
     assert "no such adapters" in events[-1].text
     assert list(tmp_path.iterdir()) == []
@@ -116,53 +164,45 @@ time.sleep(600)
 
 
 @posix_only
-def test_cancel_ends_the_whole_process_tree_within_two_seconds() -> None:
+def test_cancel_ends_the_whole_process_tree_and_kills_what_ignores_being_asked() -> None:
     work = Program(TREE)
     work.start()
-    events, _ = run_loop(work, until=lambda events: any(event.share == 0.3 for event in events))
+    events = run_loop(work, until=lambda events: any(event.share == 0.3 for event in events))
     pids = [int(text) for text in next(event.text for event in events if event.share == 0.3).split()]
     assert find_alive(pids) == pids
-    began = time.perf_counter()
-    with Stopwatch() as call:
-        work.cancel()
-    assert call.longest < LONGEST_BLOCK
-    events, longest = run_loop(work)
-    assert events[-1].kind == "cancelled"
-    assert find_alive(pids) == []
-    assert time.perf_counter() - began < 2.0
-    assert longest < LONGEST_BLOCK
+    work.cancel()
+    assert run_loop(work)[-1].kind == "cancelled"
+    await_end(pids)
 
 
 @posix_only
 def test_a_real_run_can_be_cancelled_while_the_model_loads() -> None:
-    work = runner.LocalJob(make_job(), sys.executable)
+    job = make_job()
+    work = runner.LocalJob(replace(job, voxels=np.tile(job.voxels, (40, 1, 1))), sys.executable)
     work.start()
     run_loop(work, until=lambda events: any("loading" in event.text for event in events))
-    began = time.perf_counter()
     work.cancel()
-    events, _ = run_loop(work)
-    assert events[-1].kind == "cancelled"
-    assert time.perf_counter() - began < 2.0
+    assert run_loop(work)[-1].kind == "cancelled"
 
 
 @posix_only
 def test_a_killed_child_gives_a_clear_message_and_takes_its_children_along() -> None:
     work = Program(TREE)
     work.start()
-    events, _ = run_loop(work, until=lambda events: any(event.share == 0.3 for event in events))
+    events = run_loop(work, until=lambda events: any(event.share == 0.3 for event in events))
     pids = [int(text) for text in next(event.text for event in events if event.share == 0.3).split()]
     os.kill(pids[0], signal.SIGKILL)
-    events, _ = run_loop(work, until=lambda events: any("memory" in event.text for event in events))
+    events = run_loop(work, until=lambda events: any("memory" in event.text for event in events))
     work.cancel()
     run_loop(work)
-    assert find_alive(pids) == []
+    await_end(pids)
 
 
 @posix_only
 def test_a_child_killed_on_the_cpu_with_one_slice_fails_with_the_reason() -> None:
     work = Program("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", device="cpu", batch_size=1)
     work.start()
-    events, _ = run_loop(work)
+    events = run_loop(work)
     assert events[-1].kind == "failed"
     assert "killed from outside, often because memory ran out" in events[-1].text
 
@@ -183,7 +223,7 @@ print(json.dumps({"done": True}))
 """
     work = Program(code)
     work.start()
-    events, _ = run_loop(work)
+    events = run_loop(work)
     assert events[-1].kind == "done", events[-1].text
     assert (events[-1].value.account["run"]["device"], events[-1].value.account["run"]["batch_size"]) == ("cpu", 1)
     notes = [event.text for event in events if event.kind == "log"]
@@ -213,7 +253,7 @@ def test_memory_that_no_smaller_batch_can_save_goes_straight_to_the_cpu() -> Non
 def test_every_way_to_fail_has_its_message(code: str, message: str) -> None:
     work = Program(code)
     work.start()
-    events, _ = run_loop(work)
+    events = run_loop(work)
     assert events[-1].kind == "failed"
     assert message in events[-1].text
 
@@ -221,14 +261,14 @@ def test_every_way_to_fail_has_its_message(code: str, message: str) -> None:
 def test_a_python_that_is_not_there_is_named() -> None:
     work = runner.LocalJob(make_job(), "/no/such/python", is_own=False)
     work.start()
-    events, _ = run_loop(work)
+    events = run_loop(work)
     assert "/no/such/python cannot be started" in events[-1].text
 
 
 def test_lines_that_are_no_json_and_warnings_reach_the_log() -> None:
     work = Program("import sys; print('hello'); print('beware', file=sys.stderr); raise SystemExit(1)")
     work.start()
-    events, _ = run_loop(work)
+    events = run_loop(work)
     assert {"hello", "beware"} <= {event.text for event in events if event.kind == "log"}
 
 
@@ -238,7 +278,7 @@ def test_modules_in_the_folder_that_slicer_was_started_in_are_not_run(tmp_path: 
     monkeypatch.chdir(tmp_path)
     work = Program("import colorsys; print(colorsys.rgb_to_hsv(0, 0, 1))")
     work.start()
-    events, _ = run_loop(work)
+    events = run_loop(work)
     heard = [event.text for event in events if event.kind == "log"]
     assert "planted" not in heard
     assert any("1" in text for text in heard)
@@ -293,7 +333,7 @@ def test_a_batch_goes_on_after_a_failure_and_counts() -> None:
             return "fine"
 
     batch = Batch([Task("a", Quick, done.append), Task("b", refuse, done.append), Task("c", Quick, done.append)])
-    events, _ = run_loop(batch)
+    events = run_loop(batch)
     assert done == ["fine", "fine"]
     assert batch.failures == ["b: no voxels"]
     assert batch.finished == 2
@@ -308,12 +348,12 @@ def test_a_cancelled_batch_begins_nothing_more() -> None:
     class Slow(Work):
         def do(self) -> None:
             begun.append("one")
-            self.wait(30.0)
+            self.wait(600.0)
 
     batch = Batch([Task("a", Slow, print), Task("b", Slow, print)])
     batch.poll()
     batch.cancel()
-    events, _ = run_loop(batch, limit=5.0)
+    events = run_loop(batch)
     assert [event.kind for event in events] == ["cancelled"]
     assert begun == ["one"]
 
@@ -321,20 +361,19 @@ def test_a_cancelled_batch_begins_nothing_more() -> None:
 def test_the_check_of_this_python_finds_everything() -> None:
     work = LocalCheck(sys.executable, True, Settings())
     work.start()
-    events, longest = run_loop(work)
+    events = run_loop(work)
     findings = {finding.name: finding for finding in events[-1].value}
     assert findings["Python"].state == "good"
     assert findings["torch"].state == "good"
     assert findings["Weights"].state == "good"
     assert "DEMONSTRATION" in findings["Weights"].found
     assert "GPU" in findings
-    assert longest < LONGEST_BLOCK
 
 
 def test_the_check_says_what_to_do_about_missing_adapters() -> None:
     work = LocalCheck(sys.executable, True, Settings(adapters="/no/such/adapters.safetensors"))
     work.start()
-    findings = {finding.name: finding for finding in run_loop(work)[0][-1].value}
+    findings = {finding.name: finding for finding in run_loop(work)[-1].value}
     assert findings["Weights"].state == "bad"
     assert "/no/such/adapters.safetensors" in findings["Weights"].found
     assert findings["Weights"].advice
@@ -384,10 +423,9 @@ def test_packages_come_from_a_folder_of_wheels_without_a_network(tmp_path: Path)
     python = tmp_path / "python" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     work = Installation(str(python), False, str(tmp_path / "wheels"), "site-probe")
     work.start()
-    events, longest = run_loop(work)
+    events = run_loop(work)
     assert events[-1].kind == "done", events[-1].text
     assert list((tmp_path / "python").rglob("site_probe.py"))
-    assert longest < LONGEST_BLOCK
 
 
 def test_an_installation_without_its_wheel_says_so_and_changes_nothing(tmp_path: Path) -> None:
@@ -395,6 +433,6 @@ def test_an_installation_without_its_wheel_says_so_and_changes_nothing(tmp_path:
 
     work = Installation(sys.executable, True, str(tmp_path), "a-package-that-is-not-here")
     work.start()
-    events, _ = run_loop(work)
+    events = run_loop(work)
     assert events[-1].kind == "failed"
     assert "give a folder that holds every wheel" in events[-1].text
