@@ -143,8 +143,8 @@ def client(shared: Client) -> Client:
 
 @pytest.fixture(scope="package")
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """A server with a token, 2 s for a job and 2 s for its result."""
-    settings = Settings(devices=("cpu",), token=TOKEN, job_seconds=2.0, keep_seconds=2.0)
+    """A server with a token, 8 s for a job, which a loaded machine does in 2, and 2 s for its result."""
+    settings = Settings(devices=("cpu",), token=TOKEN, job_seconds=8.0, keep_seconds=2.0)
     yield from serve(settings, tmp_path_factory.mktemp("strict"))
 
 
