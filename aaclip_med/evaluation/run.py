@@ -41,8 +41,8 @@ def evaluate_cases(
     """Score every row of an index and its baselines, and compare with the masks.
 
     A case that cannot be scored is listed and left out; for MOOD's figures it counts as zeros, unless it is its mask that
-    cannot be used. ``image_score``: a slice's
-    score, ``max``, or ``top1%`` and the like; None: what the refinement says. ``seed``: of the intervals' draws.
+    cannot be used. ``image_score``: a slice's score, ``max``, or ``top1%`` and the like; None: what the refinement says.
+    ``seed``: of the intervals' draws.
 
     Raises:
         InputError: the image score is unknown, the industrial protocol is asked for with a stride or all planes, or two scans
