@@ -113,8 +113,8 @@ def list_cases(evaluation: Evaluation, predictor: Predictor) -> list[dict[str, A
     """One row a case: its own figures, and Dice and lesions at the thresholds of the whole set.
 
     ``dice``: at the threshold that gives the set its highest F1; ``lesions_found`` and ``false_positives``: where the set has
-    one false positive a volume. Pixel figures come from about 1,000 bins a case, good to about 0.001, ``dice_at_5_fpr`` to 0.01.
-    ``reason``: why some of it is missing, or that label and mask contradict each other.
+    one false positive a volume. Pixel figures come from about 1,000 bins a case, good to about 0.001, ``dice_at_5_fpr`` to
+    0.01. ``reason``: why some of it is missing, or that label and mask contradict each other.
     """
     tally = evaluation.tally
     counts, curve = tally.pixels.counts(), tally.froc()
