@@ -116,7 +116,7 @@ def _leave_values(detector: Detector) -> None:
 
 @contextmanager
 def _as_on_a_gpu() -> Iterator[None]:
-    """On the meta device attention would keep its matrix, autocast refuses, and where a text ends nobody knows."""
+    """On the meta device attention would keep its matrix, and autocast refuses, also to be off."""
 
     def attend(query: Any, key: Any, value: Any, is_causal: bool = False, scale: float | None = None) -> torch.Tensor:
         train = query.requires_grad or key.requires_grad or value.requires_grad

@@ -84,8 +84,9 @@ def tally_baselines(
     """The baselines' tallies by name, on the grid and slices that the detector was judged on, pooled by its ``refinement``.
 
     A window is pooled over the highest 1 % of a slice too, since what it clips is as bright in every slice; the pooling that
-    tells slices better apart is taken. Outside the body the difference from the normal mean is 0. Without a normal slice there
-    is no mean, and that one is left out; where the detector has no adapters, the untrained tower is.
+    tells slices better apart is taken, for volumes the one that tells these. Outside the body the difference from the normal
+    mean is 0. Without a normal slice there is no mean, and that one is left out; where the detector has no adapters, the
+    untrained tower is.
     """
     names = [INTENSITY, *([DIFFERENCE] if np.isfinite(mean) else []), *([UNTRAINED] if predictor.detector.adapted else [])]
     tallies = {name: Tally(refinement, predictor.domain if name == UNTRAINED else "medical") for name in names}
@@ -107,15 +108,18 @@ def tally_baselines(
             wider[name].add(replace(other, masks=None))
     for name, tally in wider.items():
         tally.pixels, tally.inside = tallies[name].pixels, tallies[name].inside
-        if _rank_slices(tally) > _rank_slices(tallies[name]):
-            tallies[name] = tally
+        tallies[name] = _take_better(tallies[name], tally)
     return tallies
 
 
-def _rank_slices(tally: Tally) -> float:
-    """AUROC of slices, of volumes where all slices are of one kind; -1 where neither exists."""
-    figures = tally.figures()
-    return next((one.value for one in (figures["image_auroc"], figures["volume_auroc"]) if one.reason is None), -1.0)
+def _take_better(one: Tally, other: Tally) -> Tally:
+    """The tally whose slices are told better apart, its volumes scored by the one whose volumes are."""
+    figures, others = one.figures(), other.figures()
+    if others["image_auroc"].value > figures["image_auroc"].value:
+        one, other, figures, others = other, one, others, figures
+    if others["volume_auroc"].value > figures["volume_auroc"].value:
+        one.records = [replace(own, score=twin.score) for own, twin in zip(one.records, other.records, strict=True)]
+    return one
 
 
 def judge_baselines(detector: dict[str, Figure], baselines: dict[str, dict[str, Figure]]) -> list[str]:

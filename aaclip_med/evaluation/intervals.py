@@ -59,12 +59,10 @@ def draw_figures(tally: Tally, draws: int, seed: int) -> Iterator[tuple[str, Arr
 
     A row without a patient is a patient of its own.
     """
-    for mood in (False, True):
-        patients: dict[str, int] = {}
-        for record in tally.counted if mood else tally.scored:
-            patients.setdefault(record.patient, len(patients))
+    for draw, records in ((_draw_scored, tally.scored), (_draw_mood, tally.counted)):
+        patients = {patient: number for number, patient in enumerate(dict.fromkeys(record.patient for record in records))}
         if len(patients) >= 2:
-            yield from (_draw_mood if mood else _draw_scored)(tally, patients, draw_patients(len(patients), draws, seed))
+            yield from draw(tally, patients, draw_patients(len(patients), draws, seed))
 
 
 def _number(records: Sequence[CaseRecord], patients: dict[str, int]) -> Array:

@@ -76,9 +76,8 @@ class Block:
         if direction == "across_positions":
             attended = self._mix_values(self.norm_1(tokens))
         else:
-            normed = (
-                self.norm_1(tokens).transpose(0, 1).contiguous()
-            )  # torch copies the weights for each row of one that is not
+            # torch copies the weights for each row of tokens that are not contiguous
+            normed = self.norm_1(tokens).transpose(0, 1).contiguous()
             attended = self._mix_values(normed).transpose(0, 1)
         return self._feed(tokens + self.scale_1(attended))
 

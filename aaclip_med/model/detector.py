@@ -169,8 +169,9 @@ class Detector(Module):
         """What stage 1 sees of an image whatever its batch: the tokens where value-value attention starts, (B, 1 + L, D), and
         the plain tower's unit image embedding (B, E).
         """
-        at_once = max(1, ROWS_OF_STAGE_ONE // (1 + (self.config.image_size // self.tower.clip.visual.patch_size[0]) ** 2))
-        trunks, embeddings = zip(*map(self._encode_trunk, torch.split(images, at_once)), strict=True)
+        rows, columns = self.tower.grid
+        parts = torch.split(images, max(1, ROWS_OF_STAGE_ONE // (1 + rows * columns)))
+        trunks, embeddings = zip(*map(self._encode_trunk, parts), strict=True)
         return torch.cat(trunks), torch.cat(embeddings)
 
     def _encode_trunk(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

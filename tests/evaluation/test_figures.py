@@ -114,6 +114,9 @@ def test_the_windowed_intensity_stands_beside_as_a_score(evaluation, stacks):
     assert figures["image_auroc"].value == pytest.approx(max(expected))
     assert expected[0] < expected[1]  # a maximum is what the window clips
     assert evaluation.baseline_tallies["intensity"].slice_score == "the mean of its map's highest 1 %"
+    volumes = [[np.sort(pool_maps(maps, share))[-3:].mean() for maps in stacks["grey"]] for share in (0.0, 0.01)]
+    truth = [one.any() for one in stacks["masks"]]
+    assert figures["volume_auroc"].value == pytest.approx(max(roc_auc_score(truth, scores) for scores in volumes))
 
 
 def test_the_difference_from_the_normal_mean_stands_beside(evaluation, stacks):
